@@ -1,0 +1,173 @@
+"""From a study to its report: trials, fit, gates, the promoted stages; resumable at any point."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis import report
+from analysis.forecast import as_json
+from sweeper import gates, promote
+from sweeper.designs import Planned, expand
+from sweeper.driver import Driver
+from sweeper.folders import StudyDir, driver_lock
+from sweeper.gates import GateResult
+from sweeper.ledger import read
+from sweeper.promote import Cost, Promotion
+from sweeper.results import Findings, opened, refresh
+from sweeper.runs import Runs, RunView, look_now
+from sweeper.speed import Speed, measured_speed
+from sweeper.study import Study
+from sweeper.trials import OptunaTrials
+from sweeper.watch import Display
+from train.config import RunSpec
+from train.runlog import write_atomic
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a promotion would be, and what the gates say of it."""
+
+    specs: tuple[RunSpec, ...]
+    cost: Cost
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a study stands: every trial and promoted run, and what they say of the target."""
+
+    planned: Sequence[Planned]
+    views: Mapping[str, RunView]
+    findings: Findings
+    verdict: Verdict | None
+    promotion: Promotion | None
+
+    @property
+    def failed(self) -> list[RunView]:
+        """Runs that gave no result, and promoted ones that diverged: a trial may."""
+        promoted = self.promotion.run_ids if self.promotion else ()
+        return [
+            run
+            for name, run in self.views.items()
+            if run.state == "FAILED" or (run.state == "DIVERGED" and name in promoted)
+        ]
+
+
+def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
+    """Bring the store of a study up to date and say where the study stands."""
+    place = StudyDir(home, study.name)
+    planned, record, promotion = expand(study), read(place.ledger), promote.load(place)
+    promote.check(study, promotion)
+    runs = Runs(place.runs, all_specs(planned, promotion))
+    views = look_now(runs, record.jobs, home)
+    findings = refresh(place, study, planned, record, views, promotion)
+    if write_report:
+        with opened(place) as con:
+            report.write(con, study.name, place.report)
+    verdict = judge(study, planned, views, findings, measured_speed(place.runs))
+    return Standing(planned, views, findings, verdict, promotion)
+
+
+def all_specs(planned: Sequence[Planned], promotion: Promotion | None) -> list[RunSpec]:
+    """Every run of a study: those of its trials, and the promoted ones."""
+    return [p.spec for p in planned] + list(promotion.specs if promotion else ())
+
+
+def judge(
+    study: Study,
+    planned: Sequence[Planned],
+    views: Mapping[str, RunView],
+    findings: Findings,
+    speed: Speed,
+) -> Verdict | None:
+    """The promotion that the forecast asks for, before every gate; None without a forecast."""
+    if findings.forecast is None:
+        return None
+    chain = promote.specs(study, findings.forecast)
+    expected = promote.cost(chain, speed)
+    states = Counter(views[p.run_id].state for p in planned)
+    evidence = gates.Evidence(findings.forecast, states, expected.gpu_hours)
+    return Verdict(chain, expected, gates.judge(evidence, study.promotion.gates))
+
+
+def launch(study: Study, home: Path, console: Console) -> Standing:
+    """Do all of a study that is not done yet, up to the report.
+
+    Raises DriverBusy where another driver holds it, JobsFailed where jobs cannot run.
+    """
+    planned = expand(study)
+    place = StudyDir(home, study.name)
+    with driver_lock(place):
+        promote.check(study, promote.load(place))
+        write_atomic(place.resolved, study.model_dump_json(indent=1))
+        with Display(console, study.name, measured_speed(place.runs)) as display:
+            driver = Driver(study, place, display.speed, display)
+            run_trials(driver, planned)
+            standing = stand(study, home)
+            if study.promotion.approve == "auto" and standing.promotion is None:
+                _decide(driver, standing, "gates", "every gate passed")
+            run_promotion(driver)
+        return stand(study, home, write_report=True)
+
+
+def promote_by_hand(
+    study: Study, home: Path, console: Console, person: str, force: str | None
+) -> Standing:
+    """Promote on a person's word: past the gates only where `force` gives a reason."""
+    place = StudyDir(home, study.name)
+    with driver_lock(place):
+        with Display(console, study.name, measured_speed(place.runs)) as display:
+            driver = Driver(study, place, display.speed, display)
+            standing = stand(study, home)
+            if standing.promotion is None:
+                _decide(driver, standing, person, force or "every gate passed", bool(force))
+            run_promotion(driver)
+        return stand(study, home, write_report=True)
+
+
+def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
+    """Ask Optuna for every trial, run what has no result, tell Optuna how each ended."""
+    place, study = driver.place, driver.study
+    views = look_now(Runs(place.runs, all_specs(planned, None)), driver.ledger.record.jobs, place.home)
+    trials = OptunaTrials(place.optuna, study, planned, views)
+    try:
+        specs = [asked.spec for asked in trials.ask(planned)]
+        if not all(run.finished for run in views.values()):
+            driver.prepare(spec.data for spec in specs)
+        driver.drive("trials", specs, trials.tell)
+    finally:
+        trials.close()
+
+
+def _decide(
+    driver: Driver, standing: Standing, person: str, reason: str, forced: bool = False
+) -> None:
+    """Write the promotion down where the gates let it pass, or a person does."""
+    verdict, forecast = standing.verdict, standing.findings.forecast
+    if verdict is None or forecast is None or not (verdict.passed or forced):
+        return
+    decided = promote.decide(
+        driver.place, verdict.specs, as_json(forecast), verdict.cost, verdict.gates, person, reason
+    )
+    driver.ledger.append({"event": "promoted", "digest": decided.digest, "by": decided.decided_by})
+
+
+def run_promotion(driver: Driver) -> None:
+    """Run the promoted stages, each when the one before is DONE."""
+    promotion = promote.load(driver.place)
+    if promotion is None:
+        return
+    for spec, name in zip(promotion.specs, promotion.run_ids, strict=True):
+        if not driver.place.has_result(name):
+            driver.prepare([spec.data])
+        ended: dict[str, RunView] = {}
+        driver.drive("promotion", [spec], ended.update)
+        if ended[name].state != "DONE":
+            return

@@ -1,0 +1,134 @@
+"""The store of a study brought up to date: what the driver knows, and what the runs measured."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import duckdb
+import polars as pl
+
+from analysis import store
+from analysis.forecast import Forecast, NotEnough, fit_row, forecast
+from sweeper.designs import Planned
+from sweeper.errors import UserError
+from sweeper.folders import StudyDir
+from sweeper.jobs import scan
+from sweeper.ledger import Record
+from sweeper.promote import Promotion
+from sweeper.runs import RunView
+from sweeper.study import Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the runs so far say of the target: a forecast, or the reason why there is none."""
+
+    forecast: Forecast | None
+    refusal: str
+
+
+@contextmanager
+def opened(place: StudyDir) -> Generator[store.Connection]:
+    """The store of a study for writing; a damaged one is made again, for it is derived.
+
+    Raises UserError where another process keeps it open.
+    """
+    with ExitStack() as stack:
+        try:
+            con = stack.enter_context(store.connect(place.store))
+        except store.StoreBusy as error:
+            raise UserError(str(error)) from error
+        except duckdb.Error:
+            for leftover in place.path.glob(f"{place.store.name}*"):
+                leftover.unlink()
+            con = stack.enter_context(store.connect(place.store))
+        yield con
+
+
+def refresh(
+    place: StudyDir,
+    study: Study,
+    planned: Sequence[Planned],
+    record: Record,
+    views: Mapping[str, RunView],
+    promotion: Promotion | None,
+) -> Findings:
+    """Write all derived tables of a study, ingest its runs, fit, and forecast the target."""
+    living = scan(place.home).names
+    with opened(place) as con:
+        store.replace(con, "studies", study.name, [_study_row(study, record)])
+        store.replace(con, "trials", study.name, [_trial_row(p) for p in planned])
+        store.replace(con, "jobs", study.name, _job_rows(record, living))
+        store.ingest(con, place.runs, {name: run.state for name, run in views.items()})
+        found = find(store.points(con, study.name), study)
+        fits = [fit_row(study.name, found.forecast.fit)] if found.forecast else []
+        store.replace(con, "fits", study.name, fits)
+        rows = [_promotion_row(promotion)] if promotion else []
+        store.replace(con, "promotions", study.name, rows)
+    return found
+
+
+def ask(place: StudyDir, sql: str) -> pl.DataFrame:
+    """Rows of a query on a store that cannot be written through it. Raises UserError for bad SQL."""
+    try:
+        with store.connect(place.store, read_only=True) as con:
+            return store.query(con, sql)
+    except (duckdb.Error, store.StoreBusy) as error:
+        raise UserError(str(error)) from error
+
+
+def find(points: pl.DataFrame, study: Study) -> Findings:
+    """The forecast of the study's target from rows as of `store.points`."""
+    try:
+        return Findings(forecast(points, study.promotion.target), "")
+    except NotEnough as reason:
+        return Findings(None, str(reason))
+
+
+def _study_row(study: Study, record: Record) -> dict[str, object]:
+    return {
+        "uid": record.uid,
+        "question": study.question,
+        # A run has one loss; "val/" says where it comes from.
+        "metric": study.metric.removeprefix("val/"),
+        "resolved": study.model_dump(mode="json"),
+        "created": record.created,
+    }
+
+
+def _trial_row(planned: Planned) -> dict[str, object]:
+    trial = planned.trial
+    return {
+        "number": trial.number,
+        "run_id": planned.run_id,
+        "design": trial.design,
+        "budget": trial.budget,
+        "seed": trial.seed,
+        "values": dict(trial.values),
+    }
+
+
+def _job_rows(record: Record, living: frozenset[str]) -> list[dict[str, object]]:
+    return [
+        {
+            "job": job.name,
+            "stage": job.stage,
+            "state": "RUNNING" if job.name in living else "GONE",
+            "submitted": job.time,
+            "run_ids": [run for run, _ in job.grants],
+        }
+        for job in record.jobs
+    ]
+
+
+def _promotion_row(promotion: Promotion) -> dict[str, object]:
+    return {
+        "name": promotion.name,
+        "run_ids": list(promotion.run_ids),
+        "target": promotion.target,
+        "forecast": promotion.forecast,
+        "gates": [gate.model_dump() for gate in promotion.gates],
+        "reason": promotion.reason,
+        "decided_by": promotion.decided_by,
+        "created": promotion.created,
+    }

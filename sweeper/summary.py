@@ -1,0 +1,104 @@
+"""What a study says at its end, in words: forecast, gates, promotion, forecast against measured."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from model.config import params_active
+from sweeper import promote
+from sweeper.folders import StudyDir
+from sweeper.launch import Standing
+from sweeper.study import Study
+from sweeper.watch import duration, label
+
+
+def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
+    """N*, D* and the loss at the target with their intervals, and every doubt about them."""
+    said = standing.findings.forecast
+    if said is None:
+        yield f"no forecast for {study.promotion.target:.3g} FLOPs: {standing.findings.refusal}"
+        return
+    level = f"{said.level:.0%}"
+    yield f"forecast for {said.budget:.3g} FLOPs ({said.extrapolation:.2f} decades above the ladder)"
+    yield f"  N*    {said.params:,.0f}  ({level}: {said.params_low:,.0f} to {said.params_high:,.0f})"
+    yield f"  D*    {said.tokens:,.0f}  ({level}: {said.tokens_low:,.0f} to {said.tokens_high:,.0f})"
+    yield f"  loss  {said.loss:.4f} nats/token  ({level}: {said.low:.4f} to {said.high:.4f})"
+    for doubt in said.diagnostics:
+        yield f"  note: {doubt}"
+
+
+def gate_lines(standing: Standing) -> Iterator[str]:
+    """Every gate with what it saw: those of the promotion where there is one."""
+    promotion, verdict = standing.promotion, standing.verdict
+    results = promotion.gates if promotion else verdict.gates if verdict else ()
+    for gate in results:
+        seen = "-" if gate.observed is None else f"{gate.observed:.4g}"
+        word = "pass" if gate.passed else "HOLD"
+        yield f"  {word}  {gate.name}: {seen} (limit {gate.limit:.4g}); {gate.why}"
+
+
+def verdict_lines(standing: Standing) -> Iterator[str]:
+    """The run that a promotion would start, and its cost."""
+    verdict = standing.verdict
+    if verdict is None:
+        return
+    first = verdict.specs[0]
+    yield (
+        f"promoted run: {params_active(first.model):,} active parameters "
+        f"({first.model.d_model}x{first.model.n_layers}), {first.tokens:,} tokens, "
+        f"dp={first.parallel.dp}, lr {first.optim.lr:.3g}; stages "
+        f"{' -> '.join(spec.stage for spec in verdict.specs)}"
+    )
+    yield (
+        f"  cost: {verdict.cost.flops:.3g} FLOPs, about {duration(verdict.cost.seconds)}, "
+        f"{verdict.cost.gpu_hours:.3g} GPU-hours"
+    )
+
+
+def promotion_lines(standing: Standing, file: str) -> Iterator[str]:
+    """What was promoted and how it compares, or what holds it and what to type next."""
+    promotion = standing.promotion
+    if promotion is None:
+        yield from _held(standing, file)
+        return
+    yield f"promoted by {promotion.decided_by} ({promotion.reason}): {promote.headline(promotion)}"
+    for name in promotion.run_ids:
+        run = standing.views[name]
+        loss = run.result.nats_per_token if run.result else None
+        measured = "" if loss is None else f", {loss:.4f} nats/token"
+        yield f"  {run.spec.stage}: {run.state}{measured}  (run {name})"
+    found = promote.compare(promotion, standing.views)
+    if found is not None:
+        said, where = promotion.forecast, "inside" if found.inside else "OUTSIDE"
+        yield (
+            f"measured {found.measured:.4f} against the forecast {said['loss']:.4f}: error "
+            f"{found.error:+.2%}, {where} the interval {said['low']:.4f} to {said['high']:.4f}"
+        )
+
+
+def _held(standing: Standing, file: str) -> Iterator[str]:
+    verdict = standing.verdict
+    if verdict is None:
+        yield "not promoted: there is no forecast to promote on"
+        return
+    holding = [gate.name for gate in verdict.gates if not gate.passed]
+    if holding:
+        yield f"not promoted: held by {', '.join(holding)}"
+        yield f'  to promote all the same: sweeper promote {file} --force "your reason"'
+    else:
+        yield "not promoted yet: every gate passes, and approval is yours"
+        yield f"  to promote: sweeper promote {file}"
+
+
+def state_line(standing: Standing) -> str:
+    """Runs by state."""
+    counts = Counter(run.state for run in standing.views.values())
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return f"{len(standing.planned)} trials, {len(standing.views)} runs: {states}"
+
+
+def failure_lines(standing: Standing, place: StudyDir) -> Iterator[str]:
+    """Every run that failed, why, and where to read more."""
+    for run in standing.failed:
+        yield f"{run.state} {label(run.spec)} (run {run.run_id}): {run.message}"
+        yield f"  log: {place.logs(run.job)}"
+        yield f"  to try again when the cause is mended: rm -r {place.runs / run.run_id}"

@@ -1,0 +1,158 @@
+"""Token windows for training and validation, read from the flat arrays of a prepared folder.
+
+B batch, T sequence length; a window has T + 1 tokens: inputs [:-1], targets [1:].
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from train.data import tokenizer
+from train.data.curate import Split, check_mixture
+from train.data.mixture import apportion, key, schedule, shuffle
+from train.data.prepare import PreparedData, load, tokens_path
+
+
+class TokenSource:
+    """The tokens of one source and split as windows that share one token with the next.
+
+    So every token but the first is a target exactly once.
+    """
+
+    def __init__(self, prepared: PreparedData, source: str, split: Split, seq_len: int) -> None:
+        n_tokens = prepared.manifest.sources[source][split].tokens
+        path = tokens_path(prepared.folder, source, split)
+        # An empty file cannot be mapped.
+        mapped = np.memmap(path, prepared.manifest.dtype, mode="r") if n_tokens else np.empty(0)
+        self._tokens = mapped
+        self.seq_len = seq_len
+        self.n_windows = max(0, n_tokens - 1) // seq_len
+
+    def windows(self, indices: np.ndarray) -> np.ndarray:
+        """Windows (n, T + 1) int64 of indices (n,) in [0, n_windows)."""
+        starts = indices * self.seq_len
+        return self._tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+
+
+class TrainLoader:
+    """Training batches as a pure function of (seed, step), whatever the number of processes.
+
+    Sources come by mixture weight (by size where `mixture` is empty); within a source no window
+    comes again before all others have, in a fresh order each epoch.
+    """
+
+    def __init__(
+        self, folder: Path, mixture: Mapping[str, float], seq_len: int, global_batch: int, seed: int
+    ) -> None:
+        """Raises ValueError for an unknown source, and for a weighted one without one window."""
+        self.prepared = open_prepared(folder)
+        self.global_batch = global_batch
+        self.seed = seed
+        self.seq_len = seq_len
+        check_mixture(dict(mixture), self.prepared.manifest.sources)
+        found = {
+            name: TokenSource(self.prepared, name, "train", seq_len)
+            for name in self.prepared.manifest.sources
+        }
+        weights = mixture or {name: source.n_windows for name, source in found.items()}
+        self.sources = {name: found[name] for name, weight in weights.items() if weight > 0}
+        for name, source in self.sources.items():
+            if not source.n_windows:
+                raise ValueError(
+                    f"source {name!r} has fewer than seq_len + 1 = {seq_len + 1} training tokens;"
+                    " use a shorter seq_len, more text, or leave it out of the mixture"
+                )
+        if not self.sources:
+            raise ValueError(
+                f"no source has seq_len + 1 = {seq_len + 1} training tokens; use a shorter seq_len"
+                " or more text"
+            )
+        self.schedule = schedule({name: weights[name] for name in self.sources})
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """The rows of one rank in the global batch of a step: (B / world, T + 1) int64."""
+        samples = rank_samples(self.global_batch, step, rank, world)
+        source, ordinal = self.schedule.locate(samples)
+        rows = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
+        for index, name in enumerate(self.schedule.sources):
+            epoch, place = np.divmod(ordinal, self.sources[name].n_windows)
+            for current in np.unique(epoch[source == index]):
+                chosen = (source == index) & (epoch == current)
+                rows[chosen] = self._shuffled(name, int(current), place[chosen])
+        return rows
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """How often each source is gone through in the first `samples` samples."""
+        taken = self.schedule.samples_of(samples)
+        return {name: taken[name] / source.n_windows for name, source in self.sources.items()}
+
+    def _shuffled(self, name: str, epoch: int, places: np.ndarray) -> np.ndarray:
+        source = self.sources[name]
+        order = shuffle(places, source.n_windows, key(self.seed, name, epoch))
+        return source.windows(order)
+
+
+def rank_samples(global_batch: int, step: int, rank: int, world: int) -> np.ndarray:
+    """Numbers (B / world,) of the samples that one rank takes in a step.
+
+    Raises ValueError where the batch cannot be shared out evenly.
+    """
+    if global_batch % world:
+        raise ValueError(
+            f"global_batch={global_batch} sequences is not divisible by world={world}; use a"
+            f" multiple of {world}"
+        )
+    share = global_batch // world
+    return step * global_batch + rank * share + np.arange(share, dtype=np.int64)
+
+
+def open_prepared(folder: Path) -> PreparedData:
+    """The prepared data of a folder; raises ValueError where there is none."""
+    prepared = load(folder)
+    if prepared is None:
+        raise ValueError(f"{str(folder)!r} holds no finished data; prepare the data first")
+    return prepared
+
+
+def validation_batches(
+    folder: Path, seq_len: int, batch: int, tokens: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Held-out windows (<= batch, T + 1) int64 by source: the first of each, by its size.
+
+    About `tokens` targets in all, or what there is; the same for every model, seed and layout.
+    """
+    for name, source, n_windows in _validation_windows(open_prepared(folder), seq_len, tokens):
+        for start in range(0, n_windows, batch):
+            yield name, source.windows(np.arange(start, min(start + batch, n_windows)))
+
+
+def validation_bytes_per_token(folder: Path, seq_len: int, tokens: int) -> dict[str, float]:
+    """Bytes of text per target token, by source, over exactly what `validation_batches` gives.
+
+    bits_per_byte = nats_per_token / ln 2 / bytes_per_token; a separator is a token of no bytes.
+    """
+    token_bytes = tokenizer.load(folder).token_bytes()
+    return {
+        name: float(token_bytes[source.windows(np.arange(n_windows))[:, 1:]].mean())
+        for name, source, n_windows in _validation_windows(open_prepared(folder), seq_len, tokens)
+    }
+
+
+def _validation_windows(
+    prepared: PreparedData, seq_len: int, tokens: int
+) -> list[tuple[str, TokenSource, int]]:
+    """Sources with the number of their windows to use; raises ValueError where there is none."""
+    sources = {
+        name: TokenSource(prepared, name, "validation", seq_len)
+        for name in sorted(prepared.manifest.sources)
+    }
+    available = {name: source.n_windows for name, source in sources.items() if source.n_windows}
+    if not available:
+        raise ValueError(
+            f"no source has seq_len + 1 = {seq_len + 1} validation tokens; use a shorter seq_len,"
+            " more text or a larger validation_fraction"
+        )
+    wanted = min(max(tokens // seq_len, 1), sum(available.values()))
+    counts = apportion([float(n) for n in available.values()], wanted).tolist()
+    return [(name, sources[name], n) for name, n in zip(available, counts, strict=True) if n]

@@ -1,0 +1,205 @@
+"""The one training loop: every stage is an objective given to it.
+
+Shapes: B sequences of this rank, T time.
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal
+
+import deepspeed
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train import checkpoint
+from train.config import RunSpec, steps
+from train.engine import gradient_norm, set_lr
+from train.parallel import Ranks, agree, total
+from train.runlog import RunDir, read_lines
+from train.schedule import lr_factor
+from train.stability import DivergenceWatch
+
+CHECKPOINT_SECONDS = 30.0  # at most this much work is lost with a killed process
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a stage minimises.
+
+    `batch(step)` gives this rank's arrays of one step, each with sequences (or pairs) first.
+    `weight(batch)` is the number of terms in the loss (tokens, pairs), so that the mean over ranks
+    and micro-batches is the mean over terms. `loss(model, batch)` sums over those terms, in nats;
+    its second value is what else to log, summed too.
+    """
+
+    batch: Callable[[int], dict[str, np.ndarray]]
+    weight: Callable[[Batch], float]
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a loop ended: after which step, in which state, and the seconds of this attempt."""
+
+    state: Literal["DONE", "DIVERGED"]
+    step: int
+    seconds: float
+    tokens_per_second: float
+    last: dict[str, float] = field(default_factory=dict)
+
+
+class Preempted(Exception):
+    """The process was asked to stop; a checkpoint holds all that was done."""
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGUSR2 (preemption, time-out) into a flag read between two steps."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR2):
+                signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
+    """Cut a rank's batch along its first dimension."""
+    count = len(next(iter(batch.values())))
+    for start in range(0, count, size):
+        yield {name: tensor[start : start + size] for name, tensor in batch.items()}
+
+
+def to_device(arrays: dict[str, np.ndarray], ranks: Ranks) -> Batch:
+    return {name: torch.from_numpy(a).to(ranks.device) for name, a in arrays.items()}
+
+
+def train_step(
+    engine: deepspeed.DeepSpeedEngine, objective: Objective, spec: RunSpec, step: int, ranks: Ranks
+) -> dict[str, float]:
+    """One optimizer step; returns means over the global batch: loss and what the objective logs.
+
+    DeepSpeed divides by accumulation steps and averages over ranks; both are undone here, because
+    with masks the mean of means is not the mean.
+    """
+    batch = to_device(objective.batch(step), ranks)
+    (weight,) = total([objective.weight(batch)], ranks)
+    scale = ranks.world_size * engine.gradient_accumulation_steps() / weight
+    sums: dict[str, float] = {"loss": 0.0}
+    for micro in micro_batches(batch, spec.batch.micro_batch_size):
+        loss, extra = objective.loss(engine, micro)
+        engine.backward(loss * scale)
+        engine.step()
+        for name, value in {"loss": loss.item(), **extra}.items():
+            sums[name] = sums.get(name, 0.0) + value
+    means = [value / weight for value in total(list(sums.values()), ranks)]
+    return dict(zip(sums, means, strict=True))
+
+
+class StepLog:
+    """Appends one line a step to metrics.N.jsonl, in the first rank only."""
+
+    def __init__(self, run: RunDir, attempt: int, ranks: Ranks) -> None:
+        self.file: IO[str] | None = None
+        if ranks.first:
+            self.file = run.metrics(attempt).open("a", encoding="utf-8", buffering=1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(json.dumps(record) + "\n")
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def train(
+    engine: deepspeed.DeepSpeedEngine,
+    objective: Objective,
+    spec: RunSpec,
+    run: RunDir,
+    attempt: int,
+    ranks: Ranks,
+    stop: StopSignal,
+) -> Outcome:
+    """Train to the horizon, from the newest whole checkpoint if there is one.
+
+    Raises Preempted, with a checkpoint written, when the process is asked to stop.
+    """
+    first = resume_step(engine, run, ranks)
+    watch = DivergenceWatch(spec.stability)
+    for loss in losses_before(run, attempt, first):
+        watch.diverged(loss)
+    log = StepLog(run, attempt, ranks)
+    started = saved = time.monotonic()
+    batch_tokens = spec.batch.global_batch_tokens
+    means: dict[str, float] = {}
+    state: Literal["DONE", "DIVERGED"] = "DONE"
+    step = first
+    try:
+        for step in range(first + 1, steps(spec) + 1):
+            tokens = step * batch_tokens
+            lr = spec.optim.lr * lr_factor(spec.schedule, tokens, spec.tokens)
+            set_lr(engine, lr)
+            means = train_step(engine, objective, spec, step - 1, ranks)
+            seconds = time.monotonic() - started
+            log.write(
+                {
+                    "step": step,
+                    "tokens": tokens,
+                    **means,
+                    "grad_norm": gradient_norm(engine),
+                    "lr": lr,
+                    "tokens_per_second": (step - first) * batch_tokens / seconds,
+                    "seconds": seconds,
+                }
+            )
+            if watch.diverged(means["loss"]):
+                state = "DIVERGED"
+                break
+            asked, due = _agreed(stop, saved, ranks)
+            if (asked or due) and step < steps(spec):
+                checkpoint.save(engine, run, step, ranks)
+                saved = time.monotonic()
+            if asked and step < steps(spec):
+                raise Preempted(f"asked to stop after step {step}")
+    finally:
+        log.close()
+    seconds = time.monotonic() - started
+    speed = (step - first) * batch_tokens / seconds if step > first else 0.0
+    return Outcome(state, step, seconds, speed, means)
+
+
+def resume_step(engine: deepspeed.DeepSpeedEngine, run: RunDir, ranks: Ranks) -> int:
+    """Load the newest whole checkpoint, the same in all ranks; 0 where there is none."""
+    folder = agree(checkpoint.newest_whole(run) if ranks.first else None, ranks)
+    if folder is None:
+        return 0
+    step = checkpoint.resume(engine, run, folder)
+    if ranks.first:
+        run.event("resume", step=step)
+    return step
+
+
+def losses_before(run: RunDir, attempt: int, last: int) -> list[float]:
+    """The logged loss of steps 1 to `last`, from the latest earlier attempt that has each."""
+    logged: dict[int, float] = {}
+    for earlier in range(1, attempt):
+        logged |= {int(line["step"]): line["loss"] for line in read_lines(run.metrics(earlier))}
+    return [logged[step] for step in sorted(logged) if step <= last]
+
+
+def _agreed(stop: StopSignal, saved: float, ranks: Ranks) -> tuple[bool, bool]:
+    """Whether any rank was asked to stop, and whether the first rank's clock says to save."""
+    due = ranks.first and time.monotonic() - saved > CHECKPOINT_SECONDS
+    asked, save = total([float(stop.asked), float(due)], ranks)
+    return asked > 0, save > 0
