@@ -3,7 +3,8 @@
 import getpass
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ StudyArgument = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PATH=VALUE]...",
+        metavar="PATH=VALUE",
         help="Values of the study to change, such as base.lr.scale=2 or cluster.workers=4.",
         show_default=False,
     ),
@@ -70,6 +71,19 @@ def _say(console: Console, lines: Iterable[str]) -> None:
         console.print(line, markup=False)
 
 
+@contextmanager
+def _interruptible(console: Console, study: str) -> Generator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        lines = [
+            "interrupted: jobs that run are left running",
+            "the same command goes on with them",
+        ]
+        _say(console, [*lines, f"what they do: sweeper status {study}"])
+        raise typer.Exit(130) from interrupt
+
+
 @app.command()
 def plan(study: StudyArgument, overrides: Overrides = None) -> None:
     """Show every trial: shape, tokens, FLOPs, learning rate, expected time. Writes nothing."""
@@ -99,13 +113,15 @@ def launch(study: StudyArgument, overrides: Overrides = None) -> None:
     console = _console()
     place = StudyDir(home(), asked.name)
     trained = _results(place)
-    standing = launch_study(asked, place.home, console)
+    with _interruptible(console, str(study)):
+        standing = launch_study(asked, place.home, console)
     from sweeper import summary
     from sweeper.watch import duration
 
     new = _results(place) - trained
     _say(console, [f"{summary.state_line(standing)}; {new} trained now"])
     _say(console, summary.forecast_lines(standing, asked))
+    _say(console, summary.effect_lines(standing))
     _say(console, summary.gate_lines(standing))
     _say(console, summary.promotion_lines(standing, str(study)))
     _say(console, summary.failure_lines(standing, place))
@@ -124,14 +140,14 @@ def status(study: StudyArgument, overrides: Overrides = None) -> None:
     place = _launched(asked)
     from sweeper import summary
     from sweeper.launch import stand
-    from sweeper.watch import runs_table
+    from sweeper.watch import progress_of, runs_table
 
     console = _console()
     standing = stand(asked, place.home)
     _say(console, [summary.state_line(standing)])
     running = [run for run in standing.views.values() if run.state == "RUNNING"]
     if running:
-        console.print(runs_table(running, place.runs))
+        console.print(runs_table(running, progress_of(running, place.runs)))
     _say(console, summary.promotion_lines(standing, str(study)))
     _say(console, summary.failure_lines(standing, place))
 
@@ -145,8 +161,10 @@ def fit(study: StudyArgument, overrides: Overrides = None) -> None:
     from sweeper.launch import stand
 
     standing = stand(asked, place.home)
-    _say(_console(), summary.forecast_lines(standing, asked))
-    _say(_console(), summary.gate_lines(standing))
+    console = _console()
+    _say(console, summary.forecast_lines(standing, asked))
+    _say(console, summary.effect_lines(standing))
+    _say(console, summary.gate_lines(standing))
 
 
 @app.command()
@@ -163,7 +181,7 @@ def promote(
 ) -> None:
     """Start the large run that the laws ask for, if the gates pass; go on with one that started.
 
-    The decision is written down once, with forecast, gates, cost and who decided, and never changed.
+    The decision is written down once and never changed: forecast, gates, cost, who decided.
     """
     asked = _load(study, overrides)
     place = _launched(asked)
@@ -175,7 +193,8 @@ def promote(
         standing = stand(asked, place.home)
     else:
         person = getpass.getuser()
-        standing = promote_by_hand(asked, place.home, console, person, force)
+        with _interruptible(console, str(study)):
+            standing = promote_by_hand(asked, place.home, console, person, force)
     _say(console, summary.forecast_lines(standing, asked))
     _say(console, summary.gate_lines(standing))
     _say(console, summary.verdict_lines(standing) if dry_run else ())
@@ -199,7 +218,9 @@ def report(study: StudyArgument, overrides: Overrides = None) -> None:
 @app.command()
 def sql(
     study: StudyArgument,
-    query: Annotated[str, typer.Argument(help="For instance: select state, count(*) from runs ...")],
+    query: Annotated[
+        str, typer.Argument(help="For instance: select state, count(*) from runs ...")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Ask the study's DuckDB a question; read-only.

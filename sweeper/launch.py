@@ -135,7 +135,9 @@ def promote_by_hand(
 def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
     """Ask Optuna for every trial, run what has no result, tell Optuna how each ended."""
     place, study = driver.place, driver.study
-    views = look_now(Runs(place.runs, all_specs(planned, None)), driver.ledger.record.jobs, place.home)
+    views = look_now(
+        Runs(place.runs, all_specs(planned, None)), driver.ledger.record.jobs, place.home
+    )
     trials = OptunaTrials(place.optuna, study, planned, views)
     try:
         specs = [asked.spec for asked in trials.ask(planned)]

@@ -41,7 +41,6 @@ class Architecture(Frozen):
     position: Position = "rope"
     rope_theta: float = Field(default=10_000.0, gt=0)
     tied_embeddings: bool = False
-    init_std: float = Field(default=0.02, gt=0)
 
 
 class ShapeRule(Frozen):

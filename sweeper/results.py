@@ -8,6 +8,8 @@ import duckdb
 import polars as pl
 
 from analysis import store
+from analysis.ablation import Effect, effects
+from analysis.evidence import ablation_rows
 from analysis.forecast import Forecast, NotEnough, fit_row, forecast
 from sweeper.designs import Planned
 from sweeper.errors import UserError
@@ -21,10 +23,11 @@ from sweeper.study import Study
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs so far say of the target: a forecast, or the reason why there is none."""
+    """What the runs so far say: a forecast or why there is none, and what each level does."""
 
     forecast: Forecast | None
     refusal: str
+    effects: tuple[Effect, ...]
 
 
 @contextmanager
@@ -69,7 +72,7 @@ def refresh(
 
 
 def ask(place: StudyDir, sql: str) -> pl.DataFrame:
-    """Rows of a query on a store that cannot be written through it. Raises UserError for bad SQL."""
+    """Rows of a query that can only read. Raises UserError for bad SQL."""
     try:
         with store.connect(place.store, read_only=True) as con:
             return store.query(con, sql)
@@ -78,11 +81,13 @@ def ask(place: StudyDir, sql: str) -> pl.DataFrame:
 
 
 def find(points: pl.DataFrame, study: Study) -> Findings:
-    """The forecast of the study's target from rows as of `store.points`."""
+    """The forecast of the study's target, and its ablations, from rows as of `store.points`."""
+    rows = ablation_rows(points)
+    found = tuple(effects(rows)) if len(rows) else ()
     try:
-        return Findings(forecast(points, study.promotion.target), "")
+        return Findings(forecast(points, study.promotion.target), "", found)
     except NotEnough as reason:
-        return Findings(None, str(reason))
+        return Findings(None, str(reason), found)
 
 
 def _study_row(study: Study, record: Record) -> dict[str, object]:

@@ -96,7 +96,9 @@ class Runs:
 
     def __init__(self, folder: Path, specs: Iterable[RunSpec]) -> None:
         self.folder = folder
-        self.specs = {run_id(spec): spec for spec in specs}
+        self.specs: dict[str, RunSpec] = {}
+        for spec in specs:
+            self.specs.setdefault(run_id(spec), spec)
         self._read: dict[str, tuple[int, Files]] = {}
         self._first_seen: dict[tuple[str, int], float] = {}
 

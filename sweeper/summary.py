@@ -17,13 +17,24 @@ def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
     if said is None:
         yield f"no forecast for {study.promotion.target:.3g} FLOPs: {standing.findings.refusal}"
         return
-    level = f"{said.level:.0%}"
-    yield f"forecast for {said.budget:.3g} FLOPs ({said.extrapolation:.2f} decades above the ladder)"
-    yield f"  N*    {said.params:,.0f}  ({level}: {said.params_low:,.0f} to {said.params_high:,.0f})"
-    yield f"  D*    {said.tokens:,.0f}  ({level}: {said.tokens_low:,.0f} to {said.tokens_high:,.0f})"
-    yield f"  loss  {said.loss:.4f} nats/token  ({level}: {said.low:.4f} to {said.high:.4f})"
+    far = f"{said.extrapolation:.2f} decades above the ladder"
+    yield f"forecast for {said.budget:.3g} FLOPs ({far}; intervals of {said.level:.0%})"
+    yield f"  N*    {said.params:,.0f}  ({said.params_low:,.0f} to {said.params_high:,.0f})"
+    yield f"  D*    {said.tokens:,.0f}  ({said.tokens_low:,.0f} to {said.tokens_high:,.0f})"
+    yield f"  loss  {said.loss:.4f} nats/token  ({said.low:.4f} to {said.high:.4f})"
     for doubt in said.diagnostics:
         yield f"  note: {doubt}"
+
+
+def effect_lines(standing: Standing) -> Iterator[str]:
+    """What each level of an axis does to the loss against the baseline, with its interval."""
+    for effect in standing.findings.effects:
+        line = f"  {effect.axis}={effect.level}: {effect.verdict}"
+        if effect.difference is not None:
+            line += f", {effect.difference:+.4f} nats/token against the baseline"
+        if effect.low is not None and effect.high is not None:
+            line += f" ({effect.low:+.4f} to {effect.high:+.4f}, {effect.n} pairs)"
+        yield line
 
 
 def gate_lines(standing: Standing) -> Iterator[str]:

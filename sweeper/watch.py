@@ -32,11 +32,12 @@ REFRESH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Summary:
-    """How far all runs are together, in FLOPs, and the seconds that the rest should take."""
+    """How far all runs are together, in FLOPs; how many are left, and the seconds they need."""
 
     flops: float
     total_flops: float
     seconds_left: float
+    left: int
 
 
 def summarise(
@@ -57,7 +58,8 @@ def summarise(
         else:
             left.append(speed.seconds(run.spec))
     # All workers share the rest, but the longest run is one worker's.
-    return Summary(done, total, max(sum(left) / workers, max(left, default=0.0)))
+    seconds = max(sum(left) / workers, max(left, default=0.0))
+    return Summary(done, total, seconds, len(left))
 
 
 def duration(seconds: float) -> str:
@@ -127,7 +129,7 @@ class Display:
         self._drawn = now
         first = not self._shown.keys() & views.keys()
         self._shown.update({run.run_id: run.state for run in changed})
-        running = _progress_of(views.values(), runs)
+        running = progress_of(views.values(), runs)
         results = [run.result for run in views.values() if run.result is not None]
         measured = calibrate(results)
         speed = measured if measured.runs else self.speed
@@ -135,28 +137,35 @@ class Display:
         if self._live.is_started:
             self._live.update(self._table(list(views.values()), running, summary), refresh=True)
         elif first:
-            self.say(f"{_counts(views.values())}; about {duration(summary.seconds_left)} left")
+            left = f"about {duration(summary.seconds_left)} left" if summary.left else "all ended"
+            self.say(f"{counts(views.values())}; {left}")
         else:
             for run in changed:
-                self.say(_change(run, views, summary))
+                if run.attempts:
+                    self.say(_change(run, views, summary))
 
     def _table(
         self, views: Sequence[RunView], running: Mapping[str, Progress], summary: Summary
     ) -> RenderableType:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("run", "budget", "params", "step", "loss", "tokens/s"):
-            table.add_column(name, justify="left" if name == "run" else "right")
-        for run in views:
-            if run.state == "RUNNING":
-                table.add_row(*_row(run.spec, running.get(run.run_id)))
         head = Text.assemble(
-            (self.title, "bold"), "  ", _counts(views), f"  {duration(summary.seconds_left)} left"
+            (self.title, "bold"), "  ", counts(views), f"  {duration(summary.seconds_left)} left"
         )
         bar = ProgressBar(total=summary.total_flops, completed=summary.flops, width=60)
-        return Group(head, bar, table)
+        return Group(head, bar, runs_table([r for r in views if r.state == "RUNNING"], running))
 
 
-def _progress_of(views: Iterable[RunView], runs: Path) -> dict[str, Progress]:
+def runs_table(views: Iterable[RunView], running: Mapping[str, Progress]) -> Table:
+    """One row a run: what it is for, its size, how far it is."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "budget", "params", "step", "loss", "tokens/s"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for run in views:
+        table.add_row(*_row(run.spec, running.get(run.run_id)))
+    return table
+
+
+def progress_of(views: Iterable[RunView], runs: Path) -> dict[str, Progress]:
+    """How far each running run is, by id; a run before its first step is left out."""
     found: dict[str, Progress] = {}
     for run in views:
         if run.state == "RUNNING":
@@ -166,7 +175,7 @@ def _progress_of(views: Iterable[RunView], runs: Path) -> dict[str, Progress]:
     return found
 
 
-def _counts(views: Iterable[RunView]) -> Text:
+def counts(views: Iterable[RunView]) -> Text:
     counts = Counter(run.state for run in views)
     parts = [
         (f"{counts[state]} {state.lower()}", STYLES[state]) for state in STYLES if counts[state]

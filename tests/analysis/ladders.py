@@ -18,7 +18,7 @@ Surface = tuple[float, float, float, float, float]
 
 
 def optimum(budget: float, surface: Surface = CHINCHILLA) -> tuple[float, float, float]:
-    """Params, tokens and loss at the least loss on 6 N D = budget. Source: Hoffmann et al. eq. 4."""
+    """Params, tokens and loss of least loss on 6 N D = budget. Source: Hoffmann et al., eq. 4."""
     e, a, b, alpha, beta = surface
     params = (alpha * a / (beta * b)) ** (1 / (alpha + beta)) * (budget / 6) ** (
         beta / (alpha + beta)
@@ -36,6 +36,7 @@ def ladder(
     seed: int = 0,
     surface: Surface = CHINCHILLA,
     drift: float = 1.0,
+    name: str = "run",
 ) -> pl.DataFrame:
     """Points around each optimum (times `drift`), with relative noise."""
     e, a, b, alpha, beta = surface
@@ -46,7 +47,7 @@ def ladder(
             params = optimum(budget, surface)[0] * factor * drift
             tokens = budget / 6 / params
             loss = (e + a / params**alpha + b / tokens**beta) * (1 + noise * rng.normal())
-            row = {"run_id": f"run{len(rows)}", "design": "isoflop", "budget": budget, "seed": 0}
+            row = {"run_id": f"{name}{len(rows)}", "design": "isoflop", "budget": budget, "seed": 0}
             rows.append(row | {"params": params, "tokens": tokens, "loss": loss, "state": "DONE"})
     return pl.DataFrame(rows)
 
