@@ -76,10 +76,10 @@ class ScheduleConfig(Frozen):
 
 
 class StabilityConfig(Frozen):
-    """When a run is DIVERGED: its smoothed loss rises `diverged_nats` above its own lowest."""
+    """When a run is DIVERGED: its median loss rises `diverged_nats` above its own lowest."""
 
     diverged_nats: float = Field(default=1.0, gt=0)
-    smoothing_steps: int = Field(default=10, gt=0)
+    smoothing_steps: int = Field(default=10, ge=5)
 
 
 class ParallelConfig(Frozen):

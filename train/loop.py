@@ -4,6 +4,7 @@ Shapes: B sequences of this rank, T time.
 """
 
 import json
+import math
 import signal
 import threading
 import time
@@ -136,7 +137,7 @@ def train(
     Raises Preempted, with a checkpoint written, when the process is asked to stop.
     """
     first = resume_step(engine, run, ranks)
-    watch = DivergenceWatch(spec.stability)
+    watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     for loss in losses_before(run, attempt, first):
         watch.diverged(loss)
     log = StepLog(run, attempt, ranks)

@@ -1,30 +1,35 @@
 """When a loss curve is past saving."""
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from statistics import median
 
 from train.config import StabilityConfig
 
+FEWEST = 5  # losses whose median is worth a judgement
 
-@dataclass
+
 class DivergenceWatch:
-    """Watches the loss of each step: its moving average may not rise far above its own lowest.
+    """Watches the loss of each step: its running median may not rise far above its own lowest.
 
-    The average starts at the first loss, so that an explosion during warm-up counts too. A rate a
-    hundred times too high may settle later at the loss of a model that knows only word counts,
-    which no bound on the loss itself would tell from slow learning. Ours.
+    The lowest starts at `uniform`, the nats per token of a model that knows nothing, so that an
+    explosion during warm-up counts too: with clipping a rate a hundred times too high may settle
+    later, at the loss of a model that knows word counts. A median, because one bad batch is no
+    divergence. Ours.
     """
 
-    config: StabilityConfig
-    average: float = math.nan
-    lowest: float = math.inf
+    def __init__(self, config: StabilityConfig, uniform: float) -> None:
+        self.limit = config.diverged_nats
+        self.recent: deque[float] = deque(maxlen=config.smoothing_steps)
+        self.lowest = uniform
 
     def diverged(self, loss: float) -> bool:
         """Take in the loss of one step (nats per token); True when the run should stop."""
         if not math.isfinite(loss):
             return True
-        if math.isnan(self.average):
-            self.average = loss
-        self.average += (loss - self.average) / self.config.smoothing_steps
-        self.lowest = min(self.lowest, self.average)
-        return self.average > self.lowest + self.config.diverged_nats
+        self.recent.append(loss)
+        if len(self.recent) < FEWEST:
+            return False
+        middle = median(self.recent)
+        self.lowest = min(self.lowest, middle)
+        return middle > self.lowest + self.limit

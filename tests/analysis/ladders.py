@@ -10,6 +10,8 @@ import polars as pl
 
 # Besiroglu et al. 2024, arXiv:2404.10102: the refit of Chinchilla's L = E + A/N^alpha + B/D^beta.
 E, A, B, ALPHA, BETA = 1.8172, 482.01, 2085.43, 0.3478, 0.3658
+# Hoffmann et al. 2022, arXiv:2203.15556, eq. 10.
+HOFFMANN = (1.69, 406.4, 410.7, 0.34, 0.28)
 # The same exponent on both sides: along a budget the loss is symmetric in log N.
 SYMMETRIC = (1.8, 800.0, 800.0, 0.35, 0.35)
 CHINCHILLA = (E, A, B, ALPHA, BETA)

@@ -10,7 +10,7 @@ from train.stability import DivergenceWatch
 
 
 def first_divergence(losses: list[float]) -> int | None:
-    watch = DivergenceWatch(StabilityConfig())
+    watch = DivergenceWatch(StabilityConfig(), uniform=math.log(512))
     return next((step for step, loss in enumerate(losses) if watch.diverged(loss)), None)
 
 
