@@ -6,9 +6,13 @@ from typing import Any
 
 import polars as pl
 
-from analysis import isoflop, store
+from analysis import store
 from analysis.ablation import Effect, effects
+from analysis.forecast import LAWS
 from analysis.law import Diagnostic, Excluded, Fit, Forecast, NotEnough, usable
+
+# The law that a promotion rests on.
+LAW = LAWS["isoflop"]
 
 STUDY = """
 select question, coalesce(metric, 'nats_per_token') as metric,
@@ -97,7 +101,7 @@ def ablation_rows(points: pl.DataFrame) -> pl.DataFrame:
 
 def _fitted(points: pl.DataFrame, metric: str) -> tuple[Fit | None, str]:
     try:
-        return isoflop.fit(points, metric=metric), ""
+        return LAW.fit(points, metric=metric), ""
     except NotEnough as error:
         return None, str(error)
 
@@ -156,7 +160,7 @@ def gather(con: store.Connection, study: str) -> Evidence:
         trials=store.query(con, TRIALS, [study]).to_dicts(),
         steps=steps.filter(pl.col("run_id").is_in(points["run_id"].to_list())),
         fit=fit,
-        forecast=isoflop.predict(fit, target) if fit and target else None,
+        forecast=LAW.predict(fit, target) if fit and target else None,
         refusal=refusal,
         excluded=usable(points)[1],
         effects=effects(rows) if len(rows) else [],

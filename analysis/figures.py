@@ -65,7 +65,7 @@ def isoflop_figure(data: pl.DataFrame, metric: str) -> Any:
             hovertemplate="run %{customdata}<br>%{x:.4s} params<br>%{y:.4f}<extra>"
             f"{scientific(budget)} FLOPs</extra>",
         )
-        _label(figure, runs, f"{scientific(budget)}{' (refused)' if refused else ''}", color)
+        _label(figure, here, f"{scientific(budget)}{' (refused)' if refused else ''}", color)
     best = data.filter(pl.col("kind") == "minimum")
     figure.add_scatter(
         x=best["params"].to_list(),
@@ -78,14 +78,14 @@ def isoflop_figure(data: pl.DataFrame, metric: str) -> Any:
     return figure.update_layout(
         template=style.TEMPLATE,
         xaxis=style.log_axis(data["params"].to_list(), "parameters"),
-        yaxis={"title": f"validation {style.unit(metric)}"},
+        yaxis={"title": f"validation {style.axis_title(metric)}"},
         margin={"r": 120},
     )
 
 
-def _label(figure: Any, runs: pl.DataFrame, text: str, color: str) -> None:
-    """Name a budget beside its largest run, in its colour."""
-    last = runs.sort("params").row(-1, named=True)
+def _label(figure: Any, rows: pl.DataFrame, text: str, color: str) -> None:
+    """Name a budget at the right end of what is drawn of it, in its colour."""
+    last = rows.sort("params").row(-1, named=True)
     figure.add_annotation(
         x=math.log10(last["params"]),
         y=last["loss"],
@@ -133,13 +133,16 @@ def laws_figure(data: pl.DataFrame, metric: str) -> Any:
         _band(figure, law, where)
         _points(figure, minimum, where, "minimum", style.INK, "circle")
         _points(figure, target, where, "forecast", style.VERMILLION, "star")
-        name = f"L*, {style.unit(metric)}" if quantity == "loss" else title
+        name = f"L*, {style.axis_title(metric)}" if quantity == "loss" else title
         # A band that spans decades would flatten the law: the axis follows the law and the target.
         shown = here.filter(pl.col("kind") != "law")
         values = [*law["value"], *shown["low"].drop_nulls(), *shown["high"].drop_nulls()]
         values = [v for v in values if math.isfinite(v) and v > 0]
         figure.update_xaxes(style.log_axis(budgets, "compute (FLOPs)", ticks=5), **where)
-        figure.update_yaxes(style.log_axis(values, name, ticks=8), **where)
+        linear = {"title": name, "range": style.padded(min(values), max(values))}
+        figure.update_yaxes(
+            linear if quantity == "loss" else style.log_axis(values, name, ticks=8), **where
+        )
     return figure.update_layout(template=style.TEMPLATE, height=400)
 
 
@@ -210,9 +213,12 @@ def ablation_figure(data: pl.DataFrame, metric: str) -> Any:
             hovertemplate="%{x:+.4f}<br>runs %{customdata}<extra></extra>",
         )
     figure.add_vline(x=0, line={"color": style.MUTED, "width": 1})
+    ends = [x for name in ("difference", "low", "high") for x in data[name].drop_nulls()]
     return figure.update_layout(
         template=style.TEMPLATE,
         height=140 + 64 * len(data),
-        xaxis={"title": f"difference to the baseline in {style.unit(metric)}"},
-        yaxis={"type": "category", "showline": False, "ticks": ""},
+        xaxis={"title": f"difference to the baseline, {style.axis_title(metric)}"}
+        | {"range": style.padded(min(0.0, *ends), max(0.0, *ends))},
+        yaxis={"type": "category", "range": [-0.6, len(data) - 0.4]}
+        | {"showline": False, "ticks": ""},
     )

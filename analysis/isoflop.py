@@ -8,7 +8,7 @@ Source: Hoffmann et al. 2022, arXiv:2203.15556, approach 2; Llama 3, arXiv:2407.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,9 @@ BUDGETS_NEEDED = 3
 class Parabola:
     """loss = c0 + c1 u + c2 u^2 at one budget, u = ln(variable) - center.
 
-    Where `refusal` is set there is no `optimum` and no `loss`; too few sizes give no `coef` either.
+    `scatter` is the standard deviation of the runs about it, `curvature_error` that of c2 per unit
+    of scatter. Where `refusal` is set there is no `optimum` and no `loss`; too few sizes give no
+    `coef` either.
     """
 
     budget: float
@@ -46,10 +48,16 @@ class Parabola:
     run_ids: tuple[str, ...]
     span: tuple[float, float]
     center: float
-    coef: tuple[float, float, float] | None
-    optimum: float | None
-    loss: float | None
-    refusal: Diagnostic | None
+    coef: tuple[float, float, float] | None = None
+    scatter: float = math.nan
+    curvature_error: float = math.nan
+    optimum: float | None = None
+    loss: float | None = None
+    refusal: Diagnostic | None = None
+
+    def refused(self, name: str, detail: str) -> "Parabola":
+        why = Diagnostic(name, f"budget {scientific(self.budget)}: {detail}")
+        return replace(self, refusal=why)
 
     def __call__(self, size: Floats) -> Floats:
         """Loss at sizes (params or tokens); the parabola must have coefficients."""
@@ -70,43 +78,61 @@ def turning_point(coef: Floats) -> tuple[Floats, Floats]:
     return u, c0 + c1 * u + c2 * u * u
 
 
-def _curvature_is_seen(matrix: Floats, coef: Floats, loss: Floats) -> bool:
-    """Whether c2 is above zero at the 5 % level, one-sided, against the scatter of the runs."""
-    dof = len(loss) - 3
-    scatter = math.sqrt(float(np.sum((loss - matrix @ coef) ** 2)) / dof)
-    # Losses that lie exactly on a curve still carry rounding.
-    scatter = max(scatter, 1e-12 * float(np.abs(loss).mean()))
-    error = scatter * math.sqrt(np.linalg.inv(matrix.T @ matrix)[2, 2])
-    return bool(coef[2] > stats.t.ppf(0.95, dof) * error)
-
-
-def _parabola(budget: float, variable: Variable, rows: pl.DataFrame) -> Parabola:
+def _through(budget: float, variable: Variable, rows: pl.DataFrame) -> Parabola:
+    """The parabola through the runs of a budget, its minimum not judged yet."""
     size, loss = rows[variable].to_numpy(), rows["loss"].to_numpy()
+    log_size = np.log(size)
+    bare = Parabola(
+        budget=budget,
+        variable=variable,
+        run_ids=tuple(rows["run_id"].to_list()),
+        span=(float(size.min()), float(size.max())),
+        center=float(log_size.mean()),
+    )
     sizes = rows[variable].n_unique()
-    span, center = (float(size.min()), float(size.max())), float(np.log(size).mean())
-    run_ids, name = tuple(rows["run_id"].to_list()), f"budget {scientific(budget)}"
-
-    def refused(reason: str, detail: str, coef: Floats | None = None) -> Parabola:
-        kept = None if coef is None else (float(coef[0]), float(coef[1]), float(coef[2]))
-        why = Diagnostic(reason, f"{name}: {detail}")
-        return Parabola(budget, variable, run_ids, span, center, kept, None, None, why)
-
     if sizes < SIZES_NEEDED:
-        return refused("too_few_points", f"{sizes} sizes finished, {SIZES_NEEDED} are needed")
-    matrix = design(np.log(size) - center)
+        why = f"{sizes} sizes finished, {SIZES_NEEDED} are needed"
+        return bare.refused("too_few_points", why)
+    matrix = design(log_size - bare.center)
     coef = np.linalg.lstsq(matrix, loss, rcond=None)[0].astype(np.float64)
-    if not _curvature_is_seen(matrix, coef, loss):
-        why = f"loss over log {variable} shows no minimum above the scatter of the runs"
-        return refused("concave_or_flat", why, coef)
-    u, best = (float(x) for x in turning_point(coef))
-    lowest, highest = math.log(span[0]) - center, math.log(span[1]) - center
-    if not lowest < u < highest:
-        end = "smallest" if u <= lowest else "largest"
-        why = f"the best {variable} is at or beyond the {end} tried, {scientific(span[u > 0])}"
-        return refused("minimum_at_edge", why, coef)
-    kept = (float(coef[0]), float(coef[1]), float(coef[2]))
-    optimum = math.exp(u + center)
-    return Parabola(budget, variable, run_ids, span, center, kept, optimum, best, None)
+    squares = float(np.sum((loss - matrix @ coef) ** 2))
+    # Losses that lie exactly on a curve still carry rounding.
+    scatter = max(math.sqrt(squares / (len(loss) - 3)), 1e-12 * float(np.abs(loss).mean()))
+    error = math.sqrt(np.linalg.inv(matrix.T @ matrix)[2, 2])
+    c0, c1, c2 = (float(c) for c in coef)
+    return replace(bare, coef=(c0, c1, c2), scatter=scatter, curvature_error=error)
+
+
+def _pooled_scatter(fitted: Sequence[Parabola]) -> tuple[float, int]:
+    """Standard deviation of the runs about their parabolas, and its degrees of freedom."""
+    parts = [(len(p.run_ids) - 3, p.scatter) for p in fitted if p.coef]
+    dof = sum(n for n, _ in parts)
+    return math.sqrt(sum(n * s * s for n, s in parts) / max(dof, 1)), dof
+
+
+def _judged(p: Parabola, pooled: tuple[float, int]) -> Parabola:
+    """The parabola with its minimum, or with the reason why it has none to be believed.
+
+    A minimum is seen where c2 is above zero at 5 %, one-sided, against the scatter of the budget's
+    own runs or against that of all budgets: the one serves where noise differs between budgets, the
+    other has the degrees of freedom that five runs lack.
+    """
+    if p.coef is None:
+        return p
+    own = (p.scatter, len(p.run_ids) - 3)
+    if not any(
+        p.coef[2] > stats.t.ppf(0.95, dof) * scatter * p.curvature_error
+        for scatter, dof in (own, pooled)
+    ):
+        why = f"loss over log {p.variable} shows no minimum above the scatter of the runs"
+        return p.refused("concave_or_flat", why)
+    u, loss = (float(x) for x in turning_point(np.asarray(p.coef)))
+    low, high = (math.log(end) - p.center for end in p.span)
+    if not low < u < high:
+        end, size = ("smallest", p.span[0]) if u <= low else ("largest", p.span[1])
+        why = f"the best {p.variable} is at or beyond the {end} tried, {scientific(size)}"
+        return p.refused("minimum_at_edge", why)
+    return replace(p, optimum=math.exp(u + p.center), loss=loss)
 
 
 def parabolas(points: pl.DataFrame, variable: Variable) -> tuple[Parabola, ...]:
@@ -116,7 +142,9 @@ def parabolas(points: pl.DataFrame, variable: Variable) -> tuple[Parabola, ...]:
     """
     rows, _ = usable(points)
     groups = rows.partition_by("budget", maintain_order=True)
-    return tuple(_parabola(float(group["budget"][0]), variable, group) for group in groups)
+    fitted = [_through(float(group["budget"][0]), variable, group) for group in groups]
+    pooled = _pooled_scatter(fitted)
+    return tuple(_judged(p, pooled) for p in fitted)
 
 
 def _redraw(

@@ -97,7 +97,7 @@ class Forecast:
 def scientific(value: float, digits: int = 3) -> str:
     """A number as papers write budgets: 1e18, 3.16e19; small magnitudes stay plain."""
     if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.{digits}g}"
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e4 else f"{value:.{digits}g}"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{mantissa}e{int(exponent)}"

@@ -20,10 +20,13 @@ from analysis.evidence import Evidence, Promoted, gather
 from analysis.law import Diagnostic, scientific
 from analysis.store import Connection
 
+UNFINISHED = ("PLANNED", "QUEUED", "RUNNING")
+
 STYLE = """
 body { font: 16px/1.5 FONT; color: #1b1f24; background: #f6f7f9; margin: 0; }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 30px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 0 0 8px; }
+h3 { font-size: 16px; margin: 20px 0 4px; }
 .question { color: #59636e; font-size: 18px; margin: 0 0 24px; }
 .headline { font-size: 19px; border-left: 4px solid #D55E00; }
 section { background: white; border-radius: 8px; padding: 20px 24px; margin: 0 0 20px;
@@ -65,17 +68,17 @@ def _text(value: object) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
-    """A table of rows that all have the keys of the first."""
+    """A table of rows with the keys of the first; a column without any value is left out."""
     if not rows:
         return ""
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    body = "".join(f"<tr>{''.join(map(_cell, row.items()))}</tr>" for row in rows)
+    names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(_cell(name, row[name]) for name in names)}</tr>" for row in rows)
     kind = ' class="sortable"' if sortable else ""
     return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(item: tuple[str, Any]) -> str:
-    name, value = item
+def _cell(name: str, value: object) -> str:
     key = html.escape("" if value is None else str(value))
     shown = f"<code>{_text(value)}</code>" if name == "run_id" else _text(value)
     look = {"passed": "yes" if value else "no", "why": "wrap", "reason": "wrap"}.get(name, "")
@@ -87,7 +90,7 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{html.escape(text).replace(' %', '&nbsp;%')}</p>"
 
 
 def _figure(figure: Any, name: str) -> str:
@@ -109,12 +112,13 @@ def _percent(level: float) -> str:
 def headline(evidence: Evidence) -> str:
     """One sentence: what was forecast, what was measured, or how far the study is."""
     done = sum(row["state"] == "DONE" for row in evidence.trials)
+    unit = style.UNITS.get(evidence.metric, evidence.metric)
     progress = f"{done} of {len(evidence.trials)} trials are done."
     if evidence.promotions:
         last = evidence.promotions[-1]
         said = last.forecast
         sentence = (
-            f"At {scientific(said['budget'])} FLOPs the forecast is {said['loss']:.4f} "
+            f"At {scientific(said['budget'])} FLOPs the forecast is {said['loss']:.4f} {unit} "
             f"({_percent(said['level'])} interval {said['low']:.4f} to {said['high']:.4f})"
         )
         if last.measured is None:
@@ -128,7 +132,7 @@ def headline(evidence: Evidence) -> str:
     if evidence.forecast:
         said = evidence.forecast
         return (
-            f"At {scientific(said.budget)} FLOPs the forecast is {said.loss:.4f} "
+            f"At {scientific(said.budget)} FLOPs the forecast is {said.loss:.4f} {unit} "
             f"({_percent(said.level)} interval {said.low:.4f} to {said.high:.4f}), with "
             f"{scientific(said.params)} parameters and {scientific(said.tokens)} tokens. {progress}"
         )
@@ -240,9 +244,9 @@ def _promotion(promoted: Promoted, number: int, metric: str) -> str:
         _figure(run_figures.promotion_figure(data, metric), f"promotion-{number}"),
         _paragraph(sentence),
         _diagnostics(promoted.diagnostics),
-        "<h2>Gates</h2>",
+        "<h3>Gates</h3>",
         _table(gates) or _paragraph("No gate was recorded."),
-        "<h2>Stages</h2>",
+        "<h3>Stages</h3>",
         _table(promoted.stages) or _paragraph("No stage has been submitted yet."),
     )
 
@@ -258,7 +262,12 @@ def _training(evidence: Evidence) -> str:
 
 def _page(evidence: Evidence) -> str:
     title = html.escape(evidence.study)
-    excluded = [{"run_id": e.run_id, "reason": e.reason} for e in evidence.excluded]
+    open_runs = {row["run_id"] for row in evidence.trials if row["state"] in UNFINISHED}
+    excluded = [
+        {"run_id": e.run_id, "reason": e.reason}
+        for e in evidence.excluded
+        if e.run_id not in open_runs
+    ]
     promotions = enumerate(evidence.promotions, start=1)
     parts = [
         f'<h1>{title}</h1><p class="question">{html.escape(evidence.question)}</p>',

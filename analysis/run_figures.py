@@ -87,7 +87,7 @@ def promotion_figure(data: pl.DataFrame, metric: str) -> Any:
         height=400,
         margin={"r": 150},
         xaxis=style.log_axis(data["tokens"].to_list(), "tokens"),
-        yaxis={"title": style.unit(metric)},
+        yaxis={"title": style.axis_title(metric)},
     )
 
 

@@ -23,7 +23,7 @@ VERDICT_COLORS = {
     "not tested": GREY,
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-UNITS = {"nats_per_token": "loss (nats/token)", "bits_per_byte": "loss (bits/byte)"}
+UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
 
 _AXIS: dict[str, Any] = {
     "gridcolor": GRID,
@@ -50,9 +50,9 @@ TEMPLATE: Any = go.layout.Template(
 )
 
 
-def unit(metric: str) -> str:
+def axis_title(metric: str) -> str:
     """The name of a metric on an axis, with its unit."""
-    return UNITS.get(metric, html.escape(metric.replace("_", " ")))
+    return f"loss ({UNITS[metric]})" if metric in UNITS else html.escape(metric)
 
 
 def budget_colors(budgets: Sequence[float]) -> dict[float, str]:
@@ -82,11 +82,16 @@ def log_axis(values: Sequence[float], title: str, *, ticks: int = 9) -> dict[str
             break
     marks = marks[:: math.ceil(len(marks) / ticks)] if marks else marks
     text = [scientific(mark) if abs(math.log10(mark)) >= 3 else f"{mark:g}" for mark in marks]
-    margin = 0.04 * (high - low) + 0.02
     return {
         "type": "log",
         "title": title,
         "tickvals": marks,
         "ticktext": text,
-        "range": [low - margin, high + margin],
+        "range": padded(low, high),
     }
+
+
+def padded(low: float, high: float) -> list[float]:
+    """A range with room for markers at its ends."""
+    margin = 0.06 * (high - low) or 0.02
+    return [low - margin, high + margin]

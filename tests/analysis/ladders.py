@@ -76,7 +76,7 @@ def write_run(
         (folder / f"metrics.{attempt}.jsonl").write_text(text)
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     if result is not None:
-        (folder / "result.json").write_text(json.dumps(measured(run_id) | result))
+        (folder / "result.json").write_text(json.dumps({**measured(run_id), **result}))
     return folder
 
 

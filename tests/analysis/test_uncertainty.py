@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis import isoflop, uncertainty
+from analysis import curves, isoflop, uncertainty
 from analysis.law import Floats
 from tests.analysis import ladders
 
@@ -20,14 +20,14 @@ def coverage(noise: float, target: float, studies: int) -> dict[str, float]:
     for seed in range(studies):
         points = ladders.ladder(BUDGETS, noise=noise, seed=seed, surface=surface)
         fit = isoflop.fit(points, draws=300, seed=seed)
-        coef = np.array([fit.draws[:, i] for i in range(fit.draws.shape[1])]).T
-        drawn = isoflop.curves.evaluate(coef, target)
+        drawn = curves.evaluate(fit.draws, target)
         for i, name in ((0, "params"), (2, "loss")):
             low, high = np.quantile(drawn[:, i], [0.025, 0.975])
             held[name] += low <= math.log(getattr(truth, name)) <= high
     return {name: count / studies for name, count in held.items()}
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
     """Nominal 95 %; of 200 studies, 90.5 to 99 % is three standard errors about it."""
     held = coverage(noise=0.003, target=3e20, studies=200)
