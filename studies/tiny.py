@@ -3,7 +3,7 @@
 The text is that of this project's own pinned packages, so it is on any machine that can run this.
 """
 
-from sweeper.recipe import LearningRate, Recipe, ShapeRule
+from sweeper.recipe import LearningRate, Recipe, ScheduleRule, ShapeRule
 from sweeper.study import (
     Axis,
     Cluster,
@@ -17,31 +17,33 @@ from sweeper.study import (
 from train.config import BatchConfig, DataConfig
 
 TINY = Recipe(
-    data=DataConfig(bytes_per_source=2_000_000, vocab_size=320),
+    data=DataConfig(bytes_per_source=3_000_000, validation_fraction=0.05, vocab_size=512),
     seq_len=128,
-    batch=BatchConfig(global_batch_tokens=16 * 128, micro_batch_size=16),
-    shape=ShapeRule(aspect=16, d_head=8, queries_per_kv=2),
+    batch=BatchConfig(global_batch_tokens=8 * 128, micro_batch_size=8),
+    # Two layers throughout: a depth that changes within the ladder is a step in every curve.
+    shape=ShapeRule(aspect=64, min_layers=2, d_head=8, n_kv_heads=1),
     lr=LearningRate(rule="deepseek"),
+    # The largest runs of a budget have some hundred steps: fewer than ten of warm-up are too few.
+    schedule=ScheduleRule(warmup_fraction=0.1),
 )
 
 STUDY = Study(
     name="tiny",
-    question="What does 4e12 FLOPs buy on source code, and which activation buys most?",
+    question="What do 3.6e12 FLOPs buy on program text, and which activation buys most?",
     base=TINY,
-    budgets=(5e10, 1.2e11, 3.5e11, 1e12),
+    budgets=(8e10, 1.8e11, 4e11, 9e11),
     axes=(Axis(name="activation", path="model.activation", levels=("swiglu", "gelu", "relu2")),),
     designs=(
-        # At this scale some 60 to 100 tokens a parameter are best, not the 20 of large models.
-        IsoFLOP(sizes_per_budget=5, spread=3.0, tokens_per_param=80),
-        OneAtATime(budget=1.2e11, seeds=(0, 1), tokens_per_param=80),
+        IsoFLOP(sizes_per_budget=5, spread=3.0, tokens_per_param=25),
+        OneAtATime(budget=8e10, seeds=(0, 1, 2), tokens_per_param=25),
     ),
     cluster=Cluster(workers=2),
     promotion=PromotionPlan(
-        target=4e12,
+        target=3.6e12,
         dp=2,
         stages=(
-            PostTraining(stage="sft", tokens=400_000, lr=1e-3),
-            PostTraining(stage="dpo", tokens=200_000, lr=1e-4),
+            PostTraining(stage="sft", tokens=300_000, lr=2e-3),
+            PostTraining(stage="dpo", tokens=200_000, lr=3e-4),
         ),
         gates=GateLimits(fit_quality=1),
     ),

@@ -119,7 +119,8 @@ def launch(study: StudyArgument, overrides: Overrides = None) -> None:
     from sweeper.watch import duration
 
     new = _results(place) - trained
-    _say(console, [f"{summary.state_line(standing)}; {new} trained now"])
+    now = f"{new} trained now" if new else "nothing was left to train"
+    _say(console, [f"{summary.state_line(standing)}; {now}"])
     _say(console, summary.forecast_lines(standing, asked))
     _say(console, summary.effect_lines(standing))
     _say(console, summary.gate_lines(standing))
@@ -197,7 +198,7 @@ def promote(
             standing = promote_by_hand(asked, place.home, console, person, force)
     _say(console, summary.forecast_lines(standing, asked))
     _say(console, summary.gate_lines(standing))
-    _say(console, summary.verdict_lines(standing) if dry_run else ())
+    _say(console, summary.cost_lines(standing) if dry_run else ())
     _say(console, summary.promotion_lines(standing, str(study)))
     _say(console, summary.failure_lines(standing, place))
     held = standing.promotion is None and not dry_run

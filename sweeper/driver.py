@@ -121,6 +121,7 @@ class Driver:
         for spec in specs:
             create_run(self.place.home, spec)
         runs = Runs(self.place.runs, specs)
+        self._unjudged, self._futile = [], 0
         ended = -1
         while True:
             if time.monotonic() - self.scan.time > SCAN_SECONDS:

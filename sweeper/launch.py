@@ -13,9 +13,8 @@ from sweeper import gates, promote
 from sweeper.designs import Planned, expand
 from sweeper.driver import Driver
 from sweeper.folders import StudyDir, driver_lock
-from sweeper.gates import GateResult
 from sweeper.ledger import read
-from sweeper.promote import Cost, Promotion
+from sweeper.promote import Promotion, Proposal
 from sweeper.results import Findings, opened, refresh
 from sweeper.runs import Runs, RunView, look_now
 from sweeper.speed import Speed, measured_speed
@@ -27,26 +26,13 @@ from train.runlog import write_atomic
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a promotion would be, and what the gates say of it."""
-
-    specs: tuple[RunSpec, ...]
-    cost: Cost
-    gates: tuple[GateResult, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(gate.passed for gate in self.gates)
-
-
-@dataclass(frozen=True)
 class Standing:
     """Where a study stands: every trial and promoted run, and what they say of the target."""
 
     planned: Sequence[Planned]
     views: Mapping[str, RunView]
     findings: Findings
-    verdict: Verdict | None
+    proposal: Proposal | None
     promotion: Promotion | None
 
     @property
@@ -71,8 +57,8 @@ def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
     if write_report:
         with opened(place) as con:
             report.write(con, study.name, place.report)
-    verdict = judge(study, planned, views, findings, measured_speed(place.runs))
-    return Standing(planned, views, findings, verdict, promotion)
+    proposal = propose(study, planned, views, findings, measured_speed(place.runs))
+    return Standing(planned, views, findings, proposal, promotion)
 
 
 def all_specs(planned: Sequence[Planned], promotion: Promotion | None) -> list[RunSpec]:
@@ -80,13 +66,13 @@ def all_specs(planned: Sequence[Planned], promotion: Promotion | None) -> list[R
     return [p.spec for p in planned] + list(promotion.specs if promotion else ())
 
 
-def judge(
+def propose(
     study: Study,
     planned: Sequence[Planned],
     views: Mapping[str, RunView],
     findings: Findings,
     speed: Speed,
-) -> Verdict | None:
+) -> Proposal | None:
     """The promotion that the forecast asks for, before every gate; None without a forecast."""
     if findings.forecast is None:
         return None
@@ -94,7 +80,7 @@ def judge(
     expected = promote.cost(chain, speed)
     states = Counter(views[p.run_id].state for p in planned)
     evidence = gates.Evidence(findings.forecast, states, expected.gpu_hours)
-    return Verdict(chain, expected, gates.judge(evidence, study.promotion.gates))
+    return Proposal(chain, expected, gates.judge(evidence, study.promotion.gates))
 
 
 def launch(study: Study, home: Path, console: Console) -> Standing:
@@ -152,12 +138,10 @@ def _decide(
     driver: Driver, standing: Standing, person: str, reason: str, forced: bool = False
 ) -> None:
     """Write the promotion down where the gates let it pass, or a person does."""
-    verdict, forecast = standing.verdict, standing.findings.forecast
-    if verdict is None or forecast is None or not (verdict.passed or forced):
+    proposal, forecast = standing.proposal, standing.findings.forecast
+    if proposal is None or forecast is None or not (proposal.passed or forced):
         return
-    decided = promote.decide(
-        driver.place, verdict.specs, as_json(forecast), verdict.cost, verdict.gates, person, reason
-    )
+    decided = promote.decide(driver.place, proposal, as_json(forecast), person, reason)
     driver.ledger.append({"event": "promoted", "digest": decided.digest, "by": decided.decided_by})
 
 

@@ -35,12 +35,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Record:
-    """What the events of a ledger add up to; `promoted` is the digest of the promotion."""
+    """What the events of a ledger add up to."""
 
     uid: str = ""
     created: float = 0.0
     jobs: tuple[Job, ...] = ()
-    promoted: str = ""
 
     def next_job(self) -> str:
         """The name of the next job: with a random study id, so that no other study has it."""
@@ -49,7 +48,7 @@ class Record:
 
 def replay(events: Iterable[Event]) -> Record:
     """The record after these events; pure."""
-    uid, created, promoted = "", 0.0, ""
+    uid, created = "", 0.0
     jobs: list[Job] = []
     for event in events:
         match event["event"]:
@@ -60,11 +59,10 @@ def replay(events: Iterable[Event]) -> Record:
                 jobs.append(
                     Job(event["job"], event["stage"], grants, event["world_size"], event["time"])
                 )
-            case "promoted":
-                promoted = event["digest"]
             case _:
+                # Said for people: what they announce has a record of its own (promotion.json).
                 pass
-    return Record(uid, created, tuple(jobs), promoted)
+    return Record(uid, created, tuple(jobs))
 
 
 def _line(event: Event) -> bytes:

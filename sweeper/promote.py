@@ -35,6 +35,19 @@ class Cost(Frozen):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What a promotion would be, and what the gates say of it."""
+
+    specs: tuple[RunSpec, ...]
+    cost: Cost
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+
 class Promotion(Frozen):
     """Which runs, on what evidence, by whose decision; `digest` seals the rest."""
 
@@ -116,14 +129,13 @@ def cost(chain: tuple[RunSpec, ...], speed: Speed) -> Cost:
 
 def decide(
     place: StudyDir,
-    chain: tuple[RunSpec, ...],
+    proposal: Proposal,
     forecast: Mapping[str, Any],
-    expected: Cost,
-    gates: tuple[GateResult, ...],
     decided_by: str,
     reason: str,
 ) -> Promotion:
     """Write the decision down, once: where there is one already, that one is returned."""
+    chain = proposal.specs
     draft = Promotion(
         study=place.name,
         name=f"{place.name}-{chain[0].budget:g}",
@@ -132,8 +144,8 @@ def decide(
         run_ids=tuple(map(run_id, chain)),
         # Through text: tuples become the lists, and NaN the null, that every reader gets.
         forecast=json.loads(json.dumps(forecast), parse_constant=lambda _: None),
-        cost=expected,
-        gates=gates,
+        cost=proposal.cost,
+        gates=proposal.gates,
         decided_by=decided_by,
         reason=reason,
         created=time.time(),

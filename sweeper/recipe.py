@@ -44,16 +44,19 @@ class Architecture(Frozen):
 
 
 class ShapeRule(Frozen):
-    """Sizes from one dial: `d_model` is a multiple of `d_head`, depth follows by `aspect`.
+    """Sizes from one dial: the width; heads follow by `d_head`, depth by `aspect`.
 
-    `aspect` is d_model / n_layers. `ff_ratio` is d_ff / d_model of a feed-forward block of three
-    matrices; a block of two gets 3/2 of it, so that both hold the same parameters.
+    `aspect` is d_model / n_layers, with `min_layers` at least. All sizes have `n_kv_heads`, and
+    widths that are multiples of d_head x n_kv_heads (Llama 3 has 8 at every size: Dubey et al.
+    2024, arXiv:2407.21783, table 3). `ff_ratio` is d_ff / d_model of a feed-forward block of three matrices; one of two gets 3/2 of
+    it, and the same parameters.
     Source: Shazeer 2020, arXiv:2002.05202, sec. 3 (d_ff by 2/3 for gated units).
     """
 
     aspect: float = Field(default=32.0, gt=0)
+    min_layers: int = Field(default=1, gt=0)
     d_head: int = Field(default=16, gt=0)
-    queries_per_kv: int = Field(default=2, gt=0)
+    n_kv_heads: int = Field(default=1, gt=0)
     ff_ratio: float = Field(default=8 / 3, gt=0)
     ff_multiple: int = Field(default=8, gt=0)
 
@@ -110,9 +113,7 @@ class Recipe(Frozen):
 def model_config(recipe: Recipe, d_model: int, n_layers: int) -> ModelConfig:
     """The model of a width and a depth, its other sizes by the recipe's shape rule."""
     rule = recipe.shape
-    n_heads = max(1, d_model // rule.d_head)
-    wanted = max(1, n_heads // rule.queries_per_kv)
-    n_kv_heads = max(k for k in range(1, wanted + 1) if n_heads % k == 0)
+    n_heads = d_model // rule.d_head
     matrices = mlp_matrices(ModelConfig.model_construct(activation=recipe.model.activation))
     blocks = round(rule.ff_ratio * d_model * 3 / matrices / rule.ff_multiple)
     return ModelConfig(
@@ -121,7 +122,7 @@ def model_config(recipe: Recipe, d_model: int, n_layers: int) -> ModelConfig:
         n_layers=n_layers,
         d_model=d_model,
         n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
+        n_kv_heads=rule.n_kv_heads,
         d_head=rule.d_head,
         d_ff=max(1, blocks) * rule.ff_multiple,
         **recipe.model.model_dump(),
@@ -132,19 +133,24 @@ def _nearest_model(
     recipe: Recipe, measure: Callable[[ModelConfig], float], target: float
 ) -> ModelConfig:
     """The legal shape whose measure (growing with width) is nearest the target, in logs."""
+    step = recipe.shape.d_head * recipe.shape.n_kv_heads
 
     def depths(width: int) -> set[int]:
-        ideal = width * recipe.shape.d_head / recipe.shape.aspect
-        return {max(1, math.floor(ideal)), max(1, math.ceil(ideal))}
+        ideal = width * step / recipe.shape.aspect
+        return {
+            max(recipe.shape.min_layers, near) for near in (math.floor(ideal), math.ceil(ideal))
+        }
 
     def at(width: int, depth: int) -> ModelConfig:
-        return model_config(recipe, width * recipe.shape.d_head, depth)
+        return model_config(recipe, width * step, depth)
 
     def shallow(width: int) -> float:
         return measure(at(width, min(depths(width))))
 
     middle = 1 + bisect_left(range(1, 100_000), target, key=shallow)
-    near = range(max(1, middle - 3), middle + 3)
+    # One layer more is worth about aspect / (2 step) widths.
+    reach = 2 + math.ceil(recipe.shape.aspect / step)
+    near = range(max(1, middle - reach), middle + reach)
     candidates = [at(width, depth) for width in near for depth in depths(width)]
     return min(candidates, key=lambda model: abs(math.log(measure(model) / target)))
 

@@ -42,7 +42,7 @@ class IsoFLOP(Frozen):
 
     kind: Literal["isoflop"] = "isoflop"
     # A parabola and its noise need four points; fewer are refused by the fit.
-    sizes_per_budget: int = Field(default=5, ge=4)
+    sizes_per_budget: int = Field(default=5, ge=4, le=100)
     spread: float = Field(default=4.0, gt=1)
     tokens_per_param: Positive = 20.0
 
@@ -81,7 +81,12 @@ LOCAL = Cluster()
 
 
 class GateLimits(Frozen):
-    """What evidence must reach before a promotion starts by itself; `gates.GATES` says how."""
+    """What evidence must reach before a promotion starts by itself; a limit for each of GATES.
+
+    `fit_quality` is a number of named doubts, `interval_width` and `backtest_error` are fractions
+    of the loss, `extrapolation` decades of compute, `trials_complete` a fraction of the trials,
+    `budget` GPU-hours (process-hours where there is no GPU).
+    """
 
     fit_quality: int = Field(default=0, ge=0)
     interval_width: Positive = 0.2

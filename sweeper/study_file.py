@@ -78,7 +78,7 @@ def _explain_field(error: ValidationError, detail: dict[str, Any]) -> str:
     location: tuple[int | str, ...] = detail["loc"]
     field = ".".join(map(str, location))
     if detail["type"] == "extra_forbidden":
-        return f"{field}: unknown field of {_known(error.title, location)}"
+        return f"{field}: unknown field; {_known(error.title, location)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "missing":
         return f"{field}: is missing from {error.title}(...)"
@@ -88,9 +88,9 @@ def _explain_field(error: ValidationError, detail: dict[str, Any]) -> str:
 
 
 def _known(title: str, location: tuple[int | str, ...]) -> str:
-    """The class that refused a field, and the field it may have been."""
+    """The field that a refused one may have been."""
     word = str(location[-1])
     if len(location) == 1 and title in DECLARATIONS:
-        return f"{title}; {nearest(word, list(DECLARATIONS[title].model_fields))}"
+        return nearest(word, list(DECLARATIONS[title].model_fields))
     every = {name for model in DECLARATIONS.values() for name in model.model_fields}
-    return f"{title}; {nearest(word, sorted(every))}"
+    return nearest(word, sorted(every))

@@ -39,29 +39,29 @@ def effect_lines(standing: Standing) -> Iterator[str]:
 
 def gate_lines(standing: Standing) -> Iterator[str]:
     """Every gate with what it saw: those of the promotion where there is one."""
-    promotion, verdict = standing.promotion, standing.verdict
-    results = promotion.gates if promotion else verdict.gates if verdict else ()
+    promotion, proposal = standing.promotion, standing.proposal
+    results = promotion.gates if promotion else proposal.gates if proposal else ()
     for gate in results:
         seen = "-" if gate.observed is None else f"{gate.observed:.4g}"
         word = "pass" if gate.passed else "HOLD"
         yield f"  {word}  {gate.name}: {seen} (limit {gate.limit:.4g}); {gate.why}"
 
 
-def verdict_lines(standing: Standing) -> Iterator[str]:
+def cost_lines(standing: Standing) -> Iterator[str]:
     """The run that a promotion would start, and its cost."""
-    verdict = standing.verdict
-    if verdict is None:
+    proposal = standing.proposal
+    if proposal is None:
         return
-    first = verdict.specs[0]
+    first = proposal.specs[0]
     yield (
         f"promoted run: {params_active(first.model):,} active parameters "
         f"({first.model.d_model}x{first.model.n_layers}), {first.tokens:,} tokens, "
         f"dp={first.parallel.dp}, lr {first.optim.lr:.3g}; stages "
-        f"{' -> '.join(spec.stage for spec in verdict.specs)}"
+        f"{' -> '.join(spec.stage for spec in proposal.specs)}"
     )
     yield (
-        f"  cost: {verdict.cost.flops:.3g} FLOPs, about {duration(verdict.cost.seconds)}, "
-        f"{verdict.cost.gpu_hours:.3g} GPU-hours"
+        f"  cost: {proposal.cost.flops:.3g} FLOPs, about {duration(proposal.cost.seconds)}, "
+        f"{proposal.cost.gpu_hours:.3g} GPU-hours"
     )
 
 
@@ -87,11 +87,11 @@ def promotion_lines(standing: Standing, file: str) -> Iterator[str]:
 
 
 def _held(standing: Standing, file: str) -> Iterator[str]:
-    verdict = standing.verdict
-    if verdict is None:
+    proposal = standing.proposal
+    if proposal is None:
         yield "not promoted: there is no forecast to promote on"
         return
-    holding = [gate.name for gate in verdict.gates if not gate.passed]
+    holding = [gate.name for gate in proposal.gates if not gate.passed]
     if holding:
         yield f"not promoted: held by {', '.join(holding)}"
         yield f'  to promote all the same: sweeper promote {file} --force "your reason"'

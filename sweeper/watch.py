@@ -136,10 +136,9 @@ class Display:
         summary = summarise(views.values(), running, speed, workers)
         if self._live.is_started:
             self._live.update(self._table(list(views.values()), running, summary), refresh=True)
-        elif first:
-            left = f"about {duration(summary.seconds_left)} left" if summary.left else "all ended"
-            self.say(f"{counts(views.values())}; {left}")
-        else:
+        elif first and summary.left:
+            self.say(f"{counts(views.values())}; about {duration(summary.seconds_left)} left")
+        elif not first:
             for run in changed:
                 if run.attempts:
                     self.say(_change(run, views, summary))

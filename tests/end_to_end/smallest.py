@@ -17,7 +17,7 @@ SMALLEST = Recipe(
     data=DataConfig(bytes_per_source=400_000, validation_fraction=0.1, vocab_size=300),
     seq_len=128,
     batch=BatchConfig(global_batch_tokens=4 * 128, micro_batch_size=2),
-    shape=ShapeRule(aspect=64, d_head=4),
+    shape=ShapeRule(aspect=64, min_layers=2, d_head=8),
     evals=EvalConfig(validation_tokens=16_384),
 )
 
@@ -25,7 +25,7 @@ STUDY = Study(
     name="smallest",
     question="Does every part work with every other?",
     base=SMALLEST,
-    budgets=(6e9, 2e10, 6e10),
+    budgets=(6e9, 1.5e10, 3.5e10, 8e10),
     axes=(Axis(name="activation", path="model.activation", levels=("swiglu", "gelu")),),
     designs=(
         IsoFLOP(sizes_per_budget=4, spread=3.5, tokens_per_param=12),
