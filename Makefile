@@ -1,9 +1,10 @@
 # demo: install and run the example study end to end.  test: install and run every check.
+# Both work on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint figure clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweeper launch studies/tiny.py
@@ -31,6 +32,13 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@ $(VENV)/.installed
+
+# The README's picture: the report of the last `make demo`, as a browser shows it.
+figure:
+	mkdir -p .assets
+	chromium --headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars \
+	  --disable-background-networking --virtual-time-budget=20000 --window-size=1100,1480 \
+	  --screenshot=.assets/report.png file://$(CURDIR)/.sweeper/studies/tiny/report.html
 
 clean:
 	rm -rf $(VENV) .sweeper

@@ -26,7 +26,11 @@ STUDY = Study(
     question="Does every part work with every other?",
     base=SMALLEST,
     budgets=(6e9, 1.5e10, 3.5e10, 8e10),
-    axes=(Axis(name="activation", path="model.activation", levels=("swiglu", "gelu")),),
+    axes=(
+        Axis(name="activation", path="model.activation", levels=("swiglu", "gelu")),
+        # A rate a hundred times too high: a divergence must not stop the study.
+        Axis(name="rate", path="lr.scale", levels=(1.0, 100.0), scale="log"),
+    ),
     designs=(
         IsoFLOP(sizes_per_budget=4, spread=3.5, tokens_per_param=12),
         OneAtATime(budget=6e9, seeds=(0, 1), tokens_per_param=12),
