@@ -21,6 +21,7 @@ from analysis.law import Diagnostic, scientific
 from analysis.store import Connection
 
 UNFINISHED = ("PLANNED", "QUEUED", "RUNNING")
+LONG = ("why", "reason", "measured")  # columns of sentences: they may wrap
 
 STYLE = """
 body { font: 16px/1.5 FONT; color: #1b1f24; background: #f6f7f9; margin: 0; }
@@ -81,7 +82,7 @@ def _table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
 def _cell(name: str, value: object) -> str:
     key = html.escape("" if value is None else str(value))
     shown = f"<code>{_text(value)}</code>" if name == "run_id" else _text(value)
-    look = {"passed": "yes" if value else "no", "why": "wrap", "reason": "wrap"}.get(name, "")
+    look = "wrap" if name in LONG else ("yes" if value else "no") if name == "passed" else ""
     return f'<td data-key="{key}" class="{look}">{shown}</td>'
 
 

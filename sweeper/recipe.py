@@ -48,8 +48,8 @@ class ShapeRule(Frozen):
 
     `aspect` is d_model / n_layers, with `min_layers` at least. All sizes have `n_kv_heads`, and
     widths that are multiples of d_head x n_kv_heads (Llama 3 has 8 at every size: Dubey et al.
-    2024, arXiv:2407.21783, table 3). `ff_ratio` is d_ff / d_model of a feed-forward block of three matrices; one of two gets 3/2 of
-    it, and the same parameters.
+    2024, arXiv:2407.21783, table 3). `ff_ratio` is d_ff / d_model of a feed-forward block of three
+    matrices; one of two gets 3/2 of it, and the same parameters.
     Source: Shazeer 2020, arXiv:2002.05202, sec. 3 (d_ff by 2/3 for gated units).
     """
 

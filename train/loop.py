@@ -34,10 +34,10 @@ Batch = dict[str, Tensor]
 class Objective:
     """What a stage minimises.
 
-    `batch(step)` gives this rank's arrays of one step, each with sequences (or pairs) first.
-    `weight(batch)` is the number of terms in the loss (tokens, pairs), so that the mean over ranks
-    and micro-batches is the mean over terms. `loss(model, batch)` sums over those terms, in nats;
-    its second value is what else to log, summed too.
+    `batch(step)` gives this rank's arrays of one step, sequences first. `weight(batch)` is the
+    number of terms (tokens, pairs) in the loss of the global batch, the same in all ranks.
+    `loss(model, batch)` sums over the terms of a part of a batch, in nats; its second value is what
+    else to log, summed too.
     """
 
     batch: Callable[[int], dict[str, np.ndarray]]
@@ -85,15 +85,21 @@ def to_device(arrays: dict[str, np.ndarray], ranks: Ranks) -> Batch:
 
 
 def train_step(
-    engine: deepspeed.DeepSpeedEngine, objective: Objective, spec: RunSpec, step: int, ranks: Ranks
-) -> dict[str, float]:
-    """One optimizer step; returns means over the global batch: loss and what the objective logs.
+    engine: deepspeed.DeepSpeedEngine,
+    objective: Objective,
+    spec: RunSpec,
+    step: int,
+    ranks: Ranks,
+    votes: list[float],
+) -> tuple[dict[str, float], list[float]]:
+    """One optimizer step: means over the global batch (loss, what else is logged), summed votes.
 
     DeepSpeed divides by accumulation steps and averages over ranks; both are undone here, because
-    with masks the mean of means is not the mean.
+    with masks the mean of means is not the mean. The votes of the ranks ride along: every further
+    collective costs small models more than its work.
     """
     batch = to_device(objective.batch(step), ranks)
-    (weight,) = total([objective.weight(batch)], ranks)
+    weight = objective.weight(batch)
     scale = ranks.world_size * engine.gradient_accumulation_steps() / weight
     sums: dict[str, float] = {"loss": 0.0}
     for micro in micro_batches(batch, spec.batch.micro_batch_size):
@@ -102,8 +108,9 @@ def train_step(
         engine.step()
         for name, value in {"loss": loss.item(), **extra}.items():
             sums[name] = sums.get(name, 0.0) + value
-    means = [value / weight for value in total(list(sums.values()), ranks)]
-    return dict(zip(sums, means, strict=True))
+    summed = total([*sums.values(), *votes], ranks)
+    means = {name: value / weight for name, value in zip(sums, summed, strict=False)}
+    return means, summed[len(sums) :]
 
 
 class StepLog:
@@ -151,7 +158,8 @@ def train(
             tokens = step * batch_tokens
             lr = spec.optim.lr * lr_factor(spec.schedule, tokens, spec.tokens)
             set_lr(engine, lr)
-            means = train_step(engine, objective, spec, step - 1, ranks)
+            votes = [float(stop.asked), float(save_is_due(saved, ranks))]
+            means, (asked, due) = train_step(engine, objective, spec, step - 1, ranks, votes)
             seconds = time.monotonic() - started
             log.write(
                 {
@@ -167,7 +175,6 @@ def train(
             if watch.diverged(means["loss"]):
                 state = "DIVERGED"
                 break
-            asked, due = _agreed(stop, saved, ranks)
             if (asked or due) and step < steps(spec):
                 checkpoint.save(engine, run, step, ranks)
                 saved = time.monotonic()
@@ -199,8 +206,6 @@ def losses_before(run: RunDir, attempt: int, last: int) -> list[float]:
     return [logged[step] for step in sorted(logged) if step <= last]
 
 
-def _agreed(stop: StopSignal, saved: float, ranks: Ranks) -> tuple[bool, bool]:
-    """Whether any rank was asked to stop, and whether the first rank's clock says to save."""
-    due = ranks.first and time.monotonic() - saved > CHECKPOINT_SECONDS
-    asked, save = total([float(stop.asked), float(due)], ranks)
-    return asked > 0, save > 0
+def save_is_due(saved: float, ranks: Ranks) -> bool:
+    """The first rank's clock decides for all."""
+    return ranks.first and time.monotonic() - saved > CHECKPOINT_SECONDS

@@ -35,14 +35,14 @@ def direct_preference(context: Context) -> StageParts:
         return rows_of({name: column[indices] for name, column in table.items()})
 
     def weight(batch: Batch) -> float:
-        return len(batch["reference"]) / 2
+        return float(pairs)
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         return preference(model, batch, settings.beta, settings.nll_weight)
 
     def measure(model: nn.Module, batch: Batch) -> dict[str, float]:
         value, extra = loss(model, batch)
-        return {"preference_loss": value.item(), **extra, "count": weight(batch)}
+        return {"preference_loss": value.item(), **extra, "count": len(batch["reference"]) / 2}
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         rows = map(rows_of, rank_rows(held_out, REFERENCE_PAIRS, ranks))

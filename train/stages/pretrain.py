@@ -21,7 +21,7 @@ def pretrain(context: Context) -> StageParts:
         return {"ids": loader.batch(step, ranks.rank, ranks.world_size)}
 
     def weight(batch: Batch) -> float:
-        return float(batch["ids"].shape[0] * length)
+        return float(sequences * length)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return validate(model, spec, context.data, ranks)

@@ -7,6 +7,7 @@ from train.data.pair_loader import instructions, pair_batch
 from train.eval.likelihood import mean_over, validate
 from train.loop import Batch, Objective
 from train.objectives import answer_nats, answer_tokens
+from train.parallel import total
 from train.stages.context import Context, StageParts, rank_rows
 
 
@@ -28,7 +29,10 @@ def fine_tune(context: Context) -> StageParts:
         answers = mean_over(model, rows, _measure, ranks)
         return validate(model, spec, context.data, ranks) | answers
 
-    return StageParts(Objective(batch, answer_tokens, answer_nats), evaluate)
+    def weight(batch: Batch) -> float:
+        return total([answer_tokens(batch)], ranks)[0]
+
+    return StageParts(Objective(batch, weight, answer_nats), evaluate)
 
 
 def _measure(model: nn.Module, batch: Batch) -> dict[str, float]:
