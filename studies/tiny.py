@@ -29,17 +29,17 @@ TINY = Recipe(
 
 STUDY = Study(
     name="tiny",
-    question="What do 2.24e12 FLOPs buy on program text, and which activation buys most?",
+    question="What do 2.4e12 FLOPs buy on program text, and which activation buys most?",
     base=TINY,
-    budgets=(7e10, 1.4e11, 2.8e11, 5.6e11),
+    budgets=(7.5e10, 1.5e11, 3e11, 6e11),
     axes=(Axis(name="activation", path="model.activation", levels=("swiglu", "gelu", "relu2")),),
     designs=(
         IsoFLOP(sizes_per_budget=5, spread=2.8, tokens_per_param=25),
-        OneAtATime(budget=7e10, seeds=(0, 1, 2), tokens_per_param=25),
+        OneAtATime(budget=7.5e10, seeds=(0, 1, 2), tokens_per_param=25),
     ),
     cluster=Cluster(workers=2),
     promotion=PromotionPlan(
-        target=2.24e12,
+        target=2.4e12,
         dp=2,
         stages=(
             PostTraining(stage="sft", tokens=300_000, lr=2e-3),
