@@ -34,8 +34,8 @@ STUDY = Study(
     budgets=(7.5e10, 1.5e11, 3e11, 6e11),
     axes=(Axis(name="activation", path="model.activation", levels=("swiglu", "gelu", "relu2")),),
     designs=(
-        IsoFLOP(sizes_per_budget=5, spread=2.8, tokens_per_param=25),
-        OneAtATime(budget=7.5e10, seeds=(0, 1, 2), tokens_per_param=25),
+        IsoFLOP(sizes_per_budget=5, spread=2.8, tokens_per_param=24),
+        OneAtATime(budget=7.5e10, seeds=(0, 1, 2), tokens_per_param=24),
     ),
     cluster=Cluster(workers=2),
     promotion=PromotionPlan(

@@ -78,7 +78,9 @@ class ScheduleConfig(Frozen):
 class StabilityConfig(Frozen):
     """When a run is DIVERGED: its median loss rises `diverged_nats` above its own lowest."""
 
-    diverged_nats: float = Field(default=1.0, gt=0)
+    # Ours, measured over 80 runs of a ladder and its post-training: healthy ones rise by 0.44 at
+    # most, those with a hundred times the rate by 0.9 and more.
+    diverged_nats: float = Field(default=0.7, gt=0)
     smoothing_steps: int = Field(default=10, ge=5)
 
 

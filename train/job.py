@@ -17,7 +17,7 @@ from train.data.prepare import prepare
 from train.engine import build_engine
 from train.environment import describe
 from train.loop import Outcome, Preempted, StopSignal, train
-from train.parallel import Ranks, agree, connect
+from train.parallel import Ranks, agree, connect, total
 from train.runlog import Attempt, Cause, Failure, Result, RunDir, write_atomic
 from train.stages.context import Context, StageParts
 from train.stages.dpo import direct_preference
@@ -52,8 +52,10 @@ def work(
             run = RunDir(path)
             if agree(ranks.first and _claim(run, number, job, world_size), ranks):
                 execute(run, number, ranks, stop)
-            if stop.asked:
-                return
+            if total([float(stop.asked)], ranks)[0] > 0:
+                break
+        # A rank that leaves early takes its connections with it, and the others abort at exit.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
@@ -78,7 +80,8 @@ def execute(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None:
     try:
         train_run(run, attempt, ranks, stop)
     except Preempted as reason:
-        run.event("preempted", attempt=attempt, reason=str(reason))
+        if ranks.first:
+            run.event("preempted", attempt=attempt, reason=str(reason))
     except Exception as error:
         failure = Failure(
             attempt=attempt,

@@ -1,5 +1,6 @@
 """Real runs of `python -m train`: stages, layouts, interruption, divergence, failure."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,23 @@ TRAIN = (sys.executable, "-m", "train", "--threads", "1")
 
 def train(*runs: RunDir) -> None:
     subprocess.run([*TRAIN, *(str(run.path) for run in runs)], check=True, timeout=300)
+
+
+def train_together(run: RunDir, world_size: int) -> None:
+    """Several processes with the variables that torchrun, too, sets."""
+    together = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "TORCHELASTIC_RUN_ID": 1}
+    processes = [
+        subprocess.Popen(
+            [*TRAIN, str(run.path)],
+            env=os.environ
+            | {name: str(value) for name, value in together.items()}
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.wait(timeout=300)
+    assert [process.returncode for process in processes] == [0] * world_size
 
 
 def done(run: RunDir) -> Result:
@@ -68,10 +86,7 @@ def test_layouts_and_accumulation_follow_one_trajectory(make_run: MakeRun) -> No
     accumulated = make_run(seed=12, batch=BatchConfig(global_batch_tokens=512, micro_batch_size=1))
     shared = make_run(seed=12, parallel=ParallelConfig(dp=2))
     train(alone, accumulated)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
-    subprocess.run(
-        [*torchrun, "-m", "train", "--threads", "1", str(shared.path)], check=True, timeout=300
-    )
+    train_together(shared, 2)
     for other in (accumulated, shared):
         for mine, theirs in zip(curve(alone), curve(other), strict=True):
             assert theirs == pytest.approx(mine, rel=1e-5)
