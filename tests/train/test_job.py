@@ -52,6 +52,14 @@ def curve(run: RunDir, attempt: int = 1) -> list[tuple[int, float, float]]:
     return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]
 
 
+def test_every_stage_that_a_spec_may_name_has_its_row_in_the_table() -> None:
+    program = (
+        "from train.config import Stage; from train.job import STAGES; "
+        "assert set(STAGES) == set(Stage.__args__), STAGES"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 def test_pretraining_then_sft_then_dpo_each_start_from_the_weights_before(
     make_run: MakeRun,
 ) -> None:
