@@ -96,9 +96,8 @@ def launch(study: Study, home: Path, console: Console) -> Standing:
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
             run_trials(driver, planned)
-            standing = stand(study, home)
-            if study.promotion.approve == "auto" and standing.promotion is None:
-                _decide(driver, standing, "gates", "every gate passed")
+            if study.promotion.approve == "auto" and promote.load(place) is None:
+                _decide(driver, stand(study, home), "gates", "every gate passed")
             run_promotion(driver)
         return stand(study, home, write_report=True)
 
@@ -111,9 +110,9 @@ def promote_by_hand(
     with driver_lock(place):
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
-            standing = stand(study, home)
-            if standing.promotion is None:
-                _decide(driver, standing, person, force or "every gate passed", bool(force))
+            if promote.load(place) is None:
+                reason = force or "every gate passed"
+                _decide(driver, stand(study, home), person, reason, bool(force))
             run_promotion(driver)
         return stand(study, home, write_report=True)
 

@@ -83,7 +83,7 @@ def weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def save_final(model: Transformer, run: RunDir) -> None:
-    """Leave the weights alone, for a later stage, an export, an evaluation; drop resume states."""
+    """Leave the weights alone, for a later stage, an export, an evaluation."""
     staging = run.checkpoints / ".final"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from train.config import Frozen, RunSpec, State, run_id
 
-Cause = Literal["diverged", "out_of_memory", "exception", "killed", "disk_full"]
+Cause = Literal["out_of_memory", "exception", "killed", "disk_full"]
 
 
 class Result(Frozen):

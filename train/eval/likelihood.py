@@ -1,7 +1,8 @@
 """How probable held-out text is: nats per token and bits per byte, by source and in all."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,33 @@ from train.objectives import window_nats
 from train.parallel import Ranks, total
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Without gradients and in evaluation mode; the mode that was is put back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def validate(model: nn.Module, spec: RunSpec, folder: Path, ranks: Ranks) -> dict[str, float]:
     """Mean nats per token and bits per byte over the validation windows, the same for every model.
 
     Sources weigh by their size in the validation text, not by the training mixture, so that a
     mixture cannot choose what it is judged by.
     """
-    was_training = model.training
-    model.eval()
     sums: dict[str, list[float]] = {}
     length, count = spec.model.seq_len, spec.evals.validation_tokens
-    for index, (source, ids) in enumerate(validation_batches(folder, length, 32, count)):
-        nats_tokens = sums.setdefault(source, [0.0, 0.0])
-        if index % ranks.world_size == ranks.rank:
-            nats, _ = window_nats(model, to_device({"ids": ids}, ranks))
-            nats_tokens[0] += nats.item()
-            nats_tokens[1] += ids.shape[0] * length
-    model.train(was_training)
+    with evaluating(model):
+        for index, (source, ids) in enumerate(validation_batches(folder, length, 32, count)):
+            nats_tokens = sums.setdefault(source, [0.0, 0.0])
+            if index % ranks.world_size == ranks.rank:
+                nats, _ = window_nats(model, to_device({"ids": ids}, ranks))
+                nats_tokens[0] += nats.item()
+                nats_tokens[1] += ids.shape[0] * length
     by_source = {source: total(pair, ranks) for source, pair in sums.items()}
     return summarise(by_source, validation_bytes_per_token(folder, length, count))
 
@@ -50,7 +60,6 @@ def summarise(
     return metrics
 
 
-@torch.no_grad()
 def mean_over(
     model: nn.Module,
     batches: Iterable[dict[str, np.ndarray]],
@@ -58,13 +67,11 @@ def mean_over(
     ranks: Ranks,
 ) -> dict[str, float]:
     """Sums of `measure` over batches, each divided by the summed `count` that it returns too."""
-    was_training = model.training
-    model.eval()
     sums: dict[str, float] = {}
-    for batch in batches:
-        for name, value in measure(model, to_device(batch, ranks)).items():
-            sums[name] = sums.get(name, 0.0) + value
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            for name, value in measure(model, to_device(batch, ranks)).items():
+                sums[name] = sums.get(name, 0.0) + value
     values = dict(zip(sums, total(list(sums.values()), ranks), strict=True))
     count = values.pop("count")
     return {name: value / count for name, value in values.items()}
