@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest
 
 fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not bench"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,22 +1,27 @@
 """Everything that the store knows of a study, as a report needs it."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
-from analysis import store
+from analysis import downstream, hyper, mixture, store
 from analysis.ablation import Effect, effects
-from analysis.forecast import LAWS
-from analysis.law import Diagnostic, Excluded, Fit, Forecast, NotEnough, usable
-
-# The law that a promotion rests on.
-LAW = LAWS["isoflop"]
+from analysis.downstream import Downstream
+from analysis.factorial import interactions
+from analysis.forecast import panel
+from analysis.hyper import Hyper
+from analysis.law import Diagnostic, Forecast, NotEnough
+from analysis.levels import ablation_rows, baseline_levels, swept
+from analysis.mixture import MixtureFit
+from analysis.multiplier import Multiplier, multipliers
+from analysis.panel import Panel
+from analysis.runs import Runs, prepare
 
 STUDY = """
-select question, coalesce(metric, 'nats_per_token') as metric,
-    try_cast(resolved->>'$.promotion.target' as double) as target
+select question, coalesce(metric, 'nats_per_token') as metric, coalesce(resolved, '{}') as resolved
 from studies where name = ?
 """
 
@@ -46,6 +51,8 @@ from (select unnest($ids) as run_id, generate_subscripts($ids, 1) as place) w
 left join runs r using (run_id) order by w.place
 """
 
+Fitted = TypeVar("Fitted")
+
 
 @dataclass(frozen=True)
 class Promoted:
@@ -64,8 +71,27 @@ class Promoted:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What the levels of the axes do, from rows as of `ablation_rows`, at budgets ascending.
+
+    `multipliers` are empty where there is one budget, `interactions` where no run changes two axes.
+    """
+
+    budgets: tuple[float, ...]
+    target: float
+    effects: list[Effect]
+    multipliers: list[Multiplier]
+    interactions: list[Effect]
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """A study at some stage: `fit` and `forecast` are None where `refusal` says why."""
+    """A study at some stage.
+
+    `panel` is None where `refusal` says why, `forecast` too where no target is named. Each of
+    `ablation`, `hyper`, `downstream` and `mixture` is None where the study has no runs of that
+    kind, a Diagnostic where they are not enough.
+    """
 
     study: str
     question: str
@@ -73,37 +99,71 @@ class Evidence:
     points: pl.DataFrame
     trials: list[dict[str, Any]]
     steps: pl.DataFrame
-    fit: Fit | None
+    target: float | None
+    runs: Runs
+    panel: Panel | None
     forecast: Forecast | None
     refusal: str
-    excluded: tuple[Excluded, ...]
-    effects: list[Effect]
-    ablation_budgets: list[float]
+    ablation: Ablation | None
+    hyper: Hyper | Diagnostic | None
+    downstream: Downstream | Diagnostic | None
+    mixture: MixtureFit | Diagnostic | None
     promotions: list[Promoted]
 
 
-def ablation_rows(points: pl.DataFrame) -> pl.DataFrame:
-    """One-at-a-time trials as `ablation.effects` takes them; the unfinished have no loss."""
-    rows: list[dict[str, Any]] = []
-    for row in points.filter(pl.col("design") == "one_at_a_time").iter_rows(named=True):
-        values: dict[str, Any] = json.loads(row["values"])
-        level = values["level"]
-        kept = {name: row[name] for name in ("budget", "seed", "run_id")}
-        rows.append(
-            kept
-            | {"axis": str(values["axis"]), "baseline": bool(values["baseline"])}
-            | {"level": level if isinstance(level, str) else json.dumps(level)}
-            | {"loss": row["loss"] if row["state"] == "DONE" else None}
-        )
-    schema = {"axis": pl.String, "level": pl.String, "baseline": pl.Boolean, "budget": pl.Float64}
-    return pl.DataFrame(rows, schema | {"seed": pl.Int64, "loss": pl.Float64, "run_id": pl.String})
-
-
-def _fitted(points: pl.DataFrame, metric: str) -> tuple[Fit | None, str]:
+def _panel(runs: Runs) -> tuple[Panel | None, str]:
     try:
-        return LAW.fit(points, metric=metric), ""
+        return panel(runs), ""
     except NotEnough as error:
         return None, str(error)
+
+
+def _tried(fit: Callable[[pl.DataFrame], Fitted], rows: pl.DataFrame) -> Fitted | Diagnostic | None:
+    """The fit of rows, or why there is none; None where there are no rows."""
+    if rows.is_empty():
+        return None
+    try:
+        return fit(rows)
+    except NotEnough as error:
+        return Diagnostic("not_enough", str(error))
+
+
+def _ablation(
+    points: pl.DataFrame, levels: Mapping[str, Any] | None, target: float | None
+) -> Ablation | None:
+    """Effects, interactions of the runs of a grid, and multipliers at the target.
+
+    Where no target is named, multipliers are at the largest budget.
+    """
+    rows = ablation_rows(points, levels)
+    if rows.is_empty():
+        return None
+    crossed = ablation_rows(points.filter(pl.col("design") == "grid"), levels)
+    budgets: list[float] = rows["budget"].drop_nulls().unique().sort().to_list()
+    end = target or budgets[-1]
+    priced = multipliers(rows, end) if len(budgets) > 1 else []
+    return Ablation(tuple(budgets), end, effects(rows), priced, interactions(crossed))
+
+
+def _with(rows: pl.DataFrame, *prefixes: str) -> pl.DataFrame:
+    """The rows with a value in some column of each prefix; none where a prefix has no column."""
+    found = [[name for name in rows.columns if name.startswith(prefix)] for prefix in prefixes]
+    if not all(found):
+        return rows.clear()
+    there = [pl.any_horizontal(pl.col(name).is_not_null() for name in names) for names in found]
+    return rows.filter(*there)
+
+
+def widened(con: store.Connection, study: str, points: pl.DataFrame) -> pl.DataFrame:
+    """The points with all columns that the imported ones came with."""
+    sql = "select run_id, others from imported where study = ? and others is not null"
+    rows = store.query(con, sql, [study])
+    if rows.is_empty():
+        return points
+    others = rows["others"].str.json_decode(infer_schema_length=None).struct.unnest()
+    fresh = [name for name in others.columns if name not in points.columns]
+    brought = rows.select("run_id").hstack(others.select(fresh))
+    return points.join(brought, on="run_id", how="left", maintain_order="left")
 
 
 def _measured(con: store.Connection, run_id: str, metric: str) -> tuple[float | None, float | None]:
@@ -142,16 +202,24 @@ def gather(con: store.Connection, study: str) -> Evidence:
     """Read a study from the store and fit it anew, with the same seed as ever."""
     about = store.query(con, STUDY, [study]).to_dicts()
     head: dict[str, Any] = about[0] if about else {"question": "", "metric": "nats_per_token"}
+    resolved: dict[str, Any] = json.loads(head.get("resolved", "{}"))
     metric = str(head["metric"])
     points = store.points(con, study)
+    wide = widened(con, study, points)
     steps = store.query(con, STEPS, {"study": study}).sort("run_id", "step")
     sql = "select * from promotions where study = ? order by created, name"
     promotions = [
         _promoted(con, row, metric, steps) for row in store.query(con, sql, [study]).to_dicts()
     ]
-    fit, refusal = _fitted(points, metric)
-    target = promotions[-1].forecast["budget"] if promotions else head.get("target")
-    rows = ablation_rows(points)
+    outside = bool((points["design"] == "imported").all())
+    convention = "params as in the file" if outside else "params_active"
+    runs = prepare(points, metric=metric, params_convention=convention)
+    laws, refusal = _panel(runs)
+    target = resolved.get("promotion", {}).get("target")
+    if promotions:
+        target = promotions[-1].forecast["budget"]
+    levels = baseline_levels(resolved) if resolved.get("axes") else None
+    sweep = swept(points, ablation_rows(points, levels), resolved)
     return Evidence(
         study=study,
         question=head["question"] or "",
@@ -159,11 +227,14 @@ def gather(con: store.Connection, study: str) -> Evidence:
         points=points,
         trials=store.query(con, TRIALS, [study]).to_dicts(),
         steps=steps.filter(pl.col("run_id").is_in(points["run_id"].to_list())),
-        fit=fit,
-        forecast=LAW.predict(fit, target) if fit and target else None,
+        target=target,
+        runs=runs,
+        panel=laws,
+        forecast=laws.at(target) if laws and target else None,
         refusal=refusal,
-        excluded=usable(points)[1],
-        effects=effects(rows) if len(rows) else [],
-        ablation_budgets=rows["budget"].unique().sort().to_list(),
+        ablation=_ablation(points, levels, target),
+        hyper=_tried(hyper.fit, sweep),
+        downstream=_tried(downstream.fit, _with(wide, "nll", "accuracy")),
+        mixture=_tried(mixture.fit, _with(wide, "weight/", "loss/")),
         promotions=promotions,
     )

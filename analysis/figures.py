@@ -3,10 +3,8 @@
 # plotly comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
-import dataclasses
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,27 +13,36 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from analysis import isoflop, style
-from analysis.ablation import Effect
-from analysis.law import Fit, Forecast, scientific
+from analysis.law import Forecast, scientific
+from analysis.minima import turning_point
+from analysis.panel import Panel
+from analysis.runs import Runs
 
 QUANTITIES = {"params": "N*, parameters", "tokens": "D*, tokens", "loss": "L*"}
 
 
-def isoflop_data(points: pl.DataFrame) -> pl.DataFrame:
-    """Rows (kind, budget, params, loss, run_id, refusal): runs, parabola, minimum of a budget."""
-    by_id = {row["run_id"]: row for row in points.iter_rows(named=True)}
+# Of the width of a figure; a turning point nearer than this to the minimum is hidden under it.
+VISIBLE = 0.005
+
+
+def isoflop_data(runs: Runs) -> pl.DataFrame:
+    """Rows (kind, budget, params, loss, run_id, refusal): runs, parabola, minimum of a budget.
+
+    A "turning point" is that of the parabola, before the minimum was freed of the parabola's bias.
+    """
     rows: list[tuple[str, float, float, float, str | None, str | None]] = []
-    for p in isoflop.parabolas(points, "params"):
+    for p in isoflop.minima(runs, "params"):
         refusal = p.refusal.name if p.refusal else None
-        for run_id in p.run_ids:
-            run = by_id[run_id]
-            rows.append(("run", p.budget, run["params"], run["loss"], run_id, refusal))
+        for run_id, size, loss in zip(p.run_ids, p.size.tolist(), p.measured.tolist(), strict=True):
+            rows.append(("run", p.budget, size, loss, run_id, refusal))
         if p.optimum is None or p.loss is None:
             continue
         sizes = np.geomspace(p.span[0] / 1.1, p.span[1] * 1.1, 61)
         for size, loss in zip(sizes.tolist(), p(sizes).tolist(), strict=True):
             rows.append(("parabola", p.budget, size, loss, None, None))
         rows.append(("minimum", p.budget, p.optimum, p.loss, None, None))
+        where, least = (float(x) for x in turning_point(np.asarray(p.coef)))
+        rows.append(("turning point", p.budget, math.exp(where + p.center), least, None, None))
     names = {"kind": pl.String, "budget": pl.Float64, "params": pl.Float64, "loss": pl.Float64}
     return pl.DataFrame(rows, names | {"run_id": pl.String, "refusal": pl.String}, orient="row")
 
@@ -66,21 +73,33 @@ def isoflop_figure(data: pl.DataFrame, metric: str) -> Any:
             f"{scientific(budget)} FLOPs</extra>",
         )
         _label(figure, here, f"{scientific(budget)}{' (refused)' if refused else ''}", color)
-    best = data.filter(pl.col("kind") == "minimum")
-    figure.add_scatter(
-        x=best["params"].to_list(),
-        y=best["loss"].to_list(),
-        mode="markers",
-        marker={"symbol": "diamond", "size": 11, "color": style.VERMILLION}
-        | {"line": {"color": "white", "width": 1}},
-        hovertemplate="minimum<br>%{x:.4s} params<br>%{y:.4f}<extra></extra>",
-    )
+    for kind, rows in (("turning point", moved(data)), ("minimum", data)):
+        best = rows.filter(pl.col("kind") == kind)
+        solid = kind == "minimum"
+        figure.add_scatter(
+            x=best["params"].to_list(),
+            y=best["loss"].to_list(),
+            mode="markers",
+            marker={"symbol": "diamond" if solid else "diamond-open", "size": 11}
+            | {"color": style.VERMILLION}
+            | {"line": {"color": "white" if solid else style.VERMILLION, "width": 1}},
+            hovertemplate=f"{kind}<br>%{{x:.4s}} params<br>%{{y:.4f}}<extra></extra>",
+        )
     return figure.update_layout(
         template=style.TEMPLATE,
         xaxis=style.log_axis(data["params"].to_list(), "parameters"),
         yaxis={"title": f"validation {style.axis_title(metric)}"},
         margin={"r": 120},
     )
+
+
+def moved(data: pl.DataFrame) -> pl.DataFrame:
+    """The turning points that stand visibly apart from the minimum of their budget."""
+    best = data.filter(pl.col("kind") == "minimum").select("budget", pl.col("params").alias("best"))
+    rows = data.filter(pl.col("kind") == "turning point").join(best, on="budget")
+    width = float(np.ptp(np.log(data["params"].to_numpy())))
+    apart = (pl.col("params") / pl.col("best")).log().abs()
+    return rows.filter(apart > VISIBLE * width).drop("best")
 
 
 def _label(figure: Any, rows: pl.DataFrame, text: str, color: str) -> None:
@@ -97,27 +116,34 @@ def _label(figure: Any, rows: pl.DataFrame, text: str, color: str) -> None:
     )
 
 
-def laws_data(points: pl.DataFrame, fit: Fit, target: Forecast | None) -> pl.DataFrame:
-    """Rows (kind, quantity, budget, value, low, high): minimum, law with its band, and target."""
-    end = max(fit.budgets[-1], target.budget if target else 0.0) * 1.5
-    rows: list[tuple[str, str, float, float, float | None, float | None]] = []
-    for name in ("params", "tokens"):
-        for p in isoflop.parabolas(points, name):
-            if p.budget in fit.budgets and p.optimum is not None and p.loss is not None:
-                rows.append(("minimum", name, p.budget, p.optimum, None, None))
-                if name == "params":
-                    rows.append(("minimum", "loss", p.budget, p.loss, None, None))
-    grid = np.geomspace(fit.budgets[0] / 1.5, end, 60).tolist()
-    said = [("law", isoflop.predict(fit, budget)) for budget in grid]
-    for kind, at in said + ([("target", target)] if target else []):
+def laws_data(panel: Panel, target: Forecast | None) -> pl.DataFrame:
+    """Rows (kind, quantity, budget, value, low, high): minimum, all laws' forecast, and target.
+
+    Each single law is a kind of its own, by its name.
+    """
+    rows: list[tuple[str, str, float, float | None, float | None, float | None]] = []
+    pairs, _ = isoflop.accepted(panel.runs)
+    for n, d in pairs:
+        found = {"params": n.optimum, "tokens": d.optimum, "loss": n.loss}
+        rows += [("minimum", name, n.budget, value, None, None) for name, value in found.items()]
+    rungs = panel.runs.rungs
+    end = max(rungs[-1], target.budget if target else 0.0) * 1.5
+    grid = [panel.at(budget) for budget in np.geomspace(rungs[0] / 1.5, end, 40).tolist()]
+    for kind, at in [("law", at) for at in grid] + ([("target", target)] if target else []):
         rows += [
             (kind, "params", at.budget, at.params, at.params_low, at.params_high),
             (kind, "tokens", at.budget, at.tokens, at.tokens_low, at.tokens_high),
             (kind, "loss", at.budget, at.loss, at.low, at.high),
         ]
+    for at in grid:
+        for one in at.opinions:
+            said = {"params": one.params, "tokens": one.tokens, "loss": one.loss}
+            rows += [(one.law, name, at.budget, v, None, None) for name, v in said.items()]
     names = {"kind": pl.String, "quantity": pl.String, "budget": pl.Float64}
     number = dict.fromkeys(("value", "low", "high"), pl.Float64)
-    return pl.DataFrame(rows, names | number, orient="row")
+    return pl.DataFrame(rows, names | number, orient="row").filter(
+        pl.col("value").is_not_null() & pl.col("value").is_finite()
+    )
 
 
 def laws_figure(data: pl.DataFrame, metric: str) -> Any:
@@ -130,23 +156,62 @@ def laws_figure(data: pl.DataFrame, metric: str) -> Any:
         law, minimum, target = (
             here.filter(pl.col("kind") == k) for k in ("law", "minimum", "target")
         )
-        _band(figure, law, where)
-        _points(figure, minimum, where, "minimum", style.INK, "circle")
-        _points(figure, target, where, "forecast", style.VERMILLION, "star")
         name = f"L*, {style.axis_title(metric)}" if quantity == "loss" else title
-        # A band that spans decades would flatten the law: the axis follows the law and the target.
-        shown = here.filter(pl.col("kind") != "law")
-        values = [*law["value"], *shown["low"].drop_nulls(), *shown["high"].drop_nulls()]
-        values = [v for v in values if math.isfinite(v) and v > 0]
+        axis = _value_axis(here, name, log=quantity != "loss")
+        for kind, color in style.LAW_COLORS.items():
+            rows = _within(here.filter(pl.col("kind") == kind), axis)
+            single(figure, rows, where, kind, color)
+        band(figure, law, where)
+        marks(figure, minimum, where, "minimum", style.INK, "circle")
+        marks(figure, target, where, "forecast", style.VERMILLION, "star")
         figure.update_xaxes(style.log_axis(budgets, "compute (FLOPs)", ticks=5), **where)
-        linear = {"title": name, "range": style.padded(min(values), max(values))}
-        figure.update_yaxes(
-            linear if quantity == "loss" else style.log_axis(values, name, ticks=8), **where
-        )
-    return figure.update_layout(template=style.TEMPLATE, height=400)
+        figure.update_yaxes(axis, **where)
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    return figure.update_layout(
+        template=style.TEMPLATE, height=440, showlegend=True, legend=legend, margin={"t": 60}
+    )
 
 
-def _band(figure: Any, law: pl.DataFrame, where: Mapping[str, int]) -> None:
+def _value_axis(rows: pl.DataFrame, title: str, *, log: bool) -> dict[str, Any]:
+    """The axis of a quantity; it follows the forecast, the minima and the target's interval.
+
+    A band that spans decades, or a law that runs away, would flatten all others.
+    """
+    target = rows.filter(pl.col("kind") == "target")
+    known = rows.filter(pl.col("kind").is_in(["law", "minimum"]))["value"]
+    values = [*known, *target["value"], *target["low"], *target["high"]]
+    values = [v for v in values if v is not None and math.isfinite(v) and v > 0]
+    if log:
+        return style.log_axis(values, title, ticks=8)
+    return {"title": title, "range": style.padded(min(values), max(values))}
+
+
+def _within(rows: pl.DataFrame, axis: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows whose value the axis shows."""
+    low, high = axis["range"]
+    shown = pl.col("value").log10() if axis.get("type") == "log" else pl.col("value")
+    return rows.filter(shown.is_between(low, high))
+
+
+def single(
+    figure: Any, rows: pl.DataFrame, where: Mapping[str, int], name: str, color: str
+) -> None:
+    """One law's thin line, of columns budget and value; that of the loss is in the legend."""
+    figure.add_scatter(
+        x=rows["budget"].to_list(),
+        y=rows["value"].to_list(),
+        mode="lines",
+        name=name,
+        legendgroup=name,
+        showlegend=where["col"] == len(QUANTITIES),
+        line={"color": color, "width": 1.2, "dash": "dot"},
+        hovertemplate=f"%{{x:.3g}} FLOPs<br>%{{y:.4g}}<extra>{name}</extra>",
+        **where,
+    )
+
+
+def band(figure: Any, law: pl.DataFrame, where: Mapping[str, int]) -> None:
+    """A law's line within its interval, of columns budget, value, low, high."""
     x = law["budget"].to_list()
     figure.add_scatter(
         x=x + x[::-1],
@@ -156,6 +221,7 @@ def _band(figure: Any, law: pl.DataFrame, where: Mapping[str, int]) -> None:
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",
+        showlegend=False,
         **where,
     )
     figure.add_scatter(
@@ -164,13 +230,16 @@ def _band(figure: Any, law: pl.DataFrame, where: Mapping[str, int]) -> None:
         mode="lines",
         line={"color": style.BLUE, "width": 2},
         hovertemplate="%{x:.3g} FLOPs<br>%{y:.4g}<extra>law</extra>",
+        name="all laws",
+        showlegend=where["col"] == len(QUANTITIES),
         **where,
     )
 
 
-def _points(
+def marks(
     figure: Any, rows: pl.DataFrame, where: Mapping[str, int], name: str, color: str, symbol: str
 ) -> None:
+    """Points with their intervals, of columns budget, value, low, high."""
     up, down = (rows["high"] - rows["value"]).to_list(), (rows["value"] - rows["low"]).to_list()
     bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": color}
     figure.add_scatter(
@@ -178,47 +247,9 @@ def _points(
         y=rows["value"].to_list(),
         error_y=bars if rows["low"].is_not_null().any() else None,
         mode="markers",
+        name=name,
+        showlegend=where["col"] == len(QUANTITIES),
         marker={"symbol": symbol, "size": 14 if symbol == "star" else 8, "color": color},
         hovertemplate=f"%{{x:.3g}} FLOPs<br>%{{y:.4g}}<extra>{name}</extra>",
         **where,
-    )
-
-
-def ablation_data(effects: Sequence[Effect]) -> pl.DataFrame:
-    """The effects as rows, without their run ids."""
-    rows = [{**dataclasses.asdict(effect), "run_ids": list(effect.run_ids)} for effect in effects]
-    number = pl.col("difference", "low", "high", "noise", "p").cast(pl.Float64)
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(number)
-
-
-def ablation_figure(data: pl.DataFrame, metric: str) -> Any:
-    """A forest plot: difference to the baseline with its interval; left of zero is better."""
-    figure = go.Figure()
-    for row in data.reverse().iter_rows(named=True):
-        color = style.VERDICT_COLORS[row["verdict"]]
-        known = row["low"] is not None
-        half = row["high"] - row["difference"] if known else None
-        figure.add_scatter(
-            x=[row["difference"]],
-            y=[html.escape(f"{row['axis']} = {row['level']}")],
-            error_x={"type": "data", "array": [half], "color": color, "thickness": 2}
-            if known
-            else None,
-            mode="markers+text",
-            marker={"size": 11, "color": color},
-            text=[row["verdict"]],
-            textposition="top center",
-            textfont={"color": color},
-            customdata=[html.escape(", ".join(row["run_ids"]))],
-            hovertemplate="%{x:+.4f}<br>runs %{customdata}<extra></extra>",
-        )
-    figure.add_vline(x=0, line={"color": style.MUTED, "width": 1})
-    ends = [x for name in ("difference", "low", "high") for x in data[name].drop_nulls()]
-    return figure.update_layout(
-        template=style.TEMPLATE,
-        height=140 + 64 * len(data),
-        xaxis={"title": f"difference to the baseline, {style.axis_title(metric)}"}
-        | {"range": style.padded(min(0.0, *ends), max(0.0, *ends))},
-        yaxis={"type": "category", "range": [-0.6, len(data) - 0.4]}
-        | {"showline": False, "ticks": ""},
     )

@@ -1,58 +1,71 @@
-"""The forecast for a target budget: the laws in one table, and what they say."""
+"""The forecast for a target budget: all laws that apply, each weighed by its back-test."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
+import numpy as np
 
-from analysis import isoflop
-from analysis.law import Diagnostic, Excluded, Fit, Forecast, NotEnough
+from analysis.backtest import backtest, measured_optima, next_rows
+from analysis.law import BacktestRow, Diagnostic, Fit, Floats, Forecast, NotEnough
+from analysis.laws import LAWS, Law
+from analysis.panel import QUANTITIES, Member, Panel
+from analysis.runs import Runs
+from analysis.uncertainty import Wander, wander
 
-__all__ = [
-    "LAWS",
-    "Diagnostic",
-    "Excluded",
-    "Fit",
-    "Forecast",
-    "Law",
-    "NotEnough",
-    "as_json",
-    "fit_row",
-    "forecast",
-]
+AUTO = "auto"
 
 
-@dataclass(frozen=True)
-class Law:
-    """`fit(points, *, draws, seed, metric, ...)` and `predict(fit, budget, *, level)`."""
-
-    fit: Callable[..., Fit]
-    predict: Callable[..., Forecast]
-
-
-LAWS: dict[str, Law] = {
-    "isoflop": Law(isoflop.fit, isoflop.predict),
-}
+def _errors(rows: Sequence[BacktestRow], name: str) -> tuple[Floats, Floats, Floats]:
+    """Errors of a quantity, their expected noise, and the decades they reached; each (k,)."""
+    seen = [row for row in rows if getattr(row, f"{name}_error") is not None]
+    columns = [[getattr(row, f"{name}_{what}") for row in seen] for what in ("error", "noise")]
+    error, noise = (np.array(column, dtype=np.float64) for column in columns)
+    return error, noise, np.array([row.decades for row in seen])
 
 
-def forecast(
-    points: pl.DataFrame,
-    target: float,
-    *,
-    level: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
-    metric: str = "nats_per_token",
-) -> Forecast:
-    """Fit the runs and say what the optimum at `target` FLOPs will be.
+def _member(law: Law, runs: Runs, rows: tuple[BacktestRow, ...], draws: int, seed: int) -> Member:
+    """Intervals rest on the next budget's errors, weights on those of all horizons."""
+    found: dict[str, Wander] = {}
+    squares: dict[str, float] = {}
+    for name in QUANTITIES:
+        found[name] = wander(*_errors(next_rows(rows), name))
+        error, _, decades = _errors(rows, name)
+        squares[name] = float(np.mean(error**2 / decades)) if len(error) else 0.0
+    return Member(law, law.fit(runs, draws=draws, seed=seed), rows, found, squares)
 
-    `points` are rows as of `store.points`. Raises NotEnough where fewer than 3 budgets are usable,
-    ValueError for a target that is no positive number.
-    """
-    law = LAWS["isoflop"]
-    return law.predict(law.fit(points, draws=draws, seed=seed, metric=metric), target, level=level)
+
+def _asked(law: str, runs: Runs) -> list[Law]:
+    """The law by its name, or all that vote; ValueError names those there are."""
+    if law == AUTO:
+        repeats = bool((runs.frame["unique_tokens"] < runs.frame["tokens"]).any())
+        return [x for x in LAWS.values() if x.votes and (repeats or x.name != "data-constrained")]
+    if law not in LAWS:
+        raise ValueError(f"law={law!r} is not known; use one of {', '.join([AUTO, *LAWS])}")
+    return [LAWS[law]]
+
+
+def panel(runs: Runs, law: str = AUTO, *, draws: int = 1000, seed: int = 0) -> Panel:
+    """The laws fitted and back-tested on runs; raises NotEnough where none applies."""
+    optima = measured_optima(runs, seed)
+    members: list[Member] = []
+    refused: list[Diagnostic] = []
+    for one in _asked(law, runs):
+        try:
+            members.append(_member(one, runs, backtest(one, runs, optima, seed), draws, seed))
+        except NotEnough as reason:
+            refused.append(Diagnostic(one.name, str(reason)))
+    if not members:
+        raise NotEnough("; ".join(why.detail for why in refused[:1]))
+    return Panel(runs, tuple(members), tuple(refused))
+
+
+def promotable(said: Forecast) -> Forecast:
+    """A forecast that names sizes as well as a loss; raises NotEnough for one that does not."""
+    if not math.isfinite(said.params):
+        raise NotEnough("the laws that apply speak of the loss only; add sizes at every budget")
+    return said
 
 
 def as_json(value: Fit | Forecast) -> dict[str, Any]:
@@ -60,8 +73,7 @@ def as_json(value: Fit | Forecast) -> dict[str, Any]:
     plain = dataclasses.asdict(value)
     fit = plain if isinstance(value, Fit) else plain["fit"]
     del fit["draws"]
-    if fit["covariance"] is not None:
-        fit["covariance"] = fit["covariance"].tolist()
+    fit["theta"] = fit["theta"].tolist()
     return plain
 
 

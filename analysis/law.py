@@ -1,13 +1,14 @@
-"""What every scaling law takes and gives: rows of runs; a Fit and a Forecast, with reasons."""
+"""What every scaling law gives: a Fit and a Forecast, with reasons."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 Floats = npt.NDArray[np.float64]
+
+LEVEL = 0.95
 
 
 class NotEnough(ValueError):
@@ -33,47 +34,80 @@ class Excluded:
     reason: str
 
 
-@dataclass(frozen=True)
-class BacktestRow:
-    """A budget predicted from the smaller ones; errors are ln(predicted / measured)."""
-
-    fitted_budgets: int
-    budget: float
-    decades: float
-    params_error: float
-    tokens_error: float
-    loss_error: float
-
-
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted law. `draws` has one row a bootstrap draw, one column a coefficient, as in `coef`.
+    """A fitted law.
 
-    `budgets` are the usable ones, ascending; `intervals` are those of the coefficients, from the
-    draws alone, at 95 %.
+    `coef` are the coefficients as papers write them, with standard errors and 95 % intervals from
+    the draws; None stands for one that the runs do not identify (a diagnostic says so). `theta`
+    (p,) and `draws` (m, p), one row a bootstrap draw, are what the law computes with. `budgets` are
+    those that the fit rests on, ascending.
     """
 
     law: str
     metric: str
-    coef: dict[str, float]
-    covariance: Floats | None
+    coef: dict[str, float | None]
+    se: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
+    theta: Floats
     draws: Floats
+    objective: float
     run_ids: tuple[str, ...]
+    budgets: tuple[float, ...]
     params_convention: str
     diagnostics: tuple[Diagnostic, ...]
     excluded: tuple[Excluded, ...]
-    intervals: dict[str, tuple[float, float]]
-    budgets: tuple[float, ...]
-    backtest: tuple[BacktestRow, ...]
+
+
+@dataclass(frozen=True)
+class BacktestRow:
+    """A budget predicted from the smaller ones; errors are ln(predicted / measured).
+
+    `noise` are standard deviations that the bootstrap expects of the errors, by quantity; a
+    quantity that was not measured at the budget has no error.
+    """
+
+    upto: float
+    budget: float
+    decades: float
+    params_error: float | None
+    tokens_error: float | None
+    loss_error: float | None
+    params_noise: float
+    tokens_noise: float
+    loss_noise: float
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one law says of the target: values with calibrated intervals, and what back-tests give
+    it of the forecast: `weight` for the sizes and for the loss, errors as root mean squares."""
+
+    law: str
+    params: float | None
+    params_low: float | None
+    params_high: float | None
+    tokens: float | None
+    tokens_low: float | None
+    tokens_high: float | None
+    loss: float | None
+    low: float | None
+    high: float | None
+    size_error: float | None
+    loss_error: float | None
+    size_weight: float
+    loss_weight: float
+    diagnostics: tuple[Diagnostic, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """The optimum that a law expects at a budget, with intervals at `level`.
+    """The optimum expected at a budget, with intervals at `level`, and what each law says of it.
 
     `params` and `tokens` are real numbers until a shape rounds them. `low` and `high` bound the
     loss. `extrapolation` is in decades above the largest usable budget; `dominant` names the larger
-    part of the loss interval, "runs" (bootstrap) or "backtest" (extrapolation).
+    part of the loss interval: "runs" (bootstrap), "backtest" (extrapolation) or "laws" (how far
+    they disagree). `fit` is the law with most weight, `backtest` its own.
     """
 
     budget: float
@@ -90,6 +124,7 @@ class Forecast:
     tokens_high: float
     dominant: str
     backtest: tuple[BacktestRow, ...]
+    opinions: tuple[Opinion, ...]
     diagnostics: tuple[Diagnostic, ...]
     fit: Fit
 
@@ -103,39 +138,10 @@ def scientific(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def _refusal(state: pl.Expr) -> pl.Expr:
-    """Why a row carries no evidence, or null."""
-    number = pl.col("loss").is_null() | ~pl.col("loss").is_finite() | (pl.col("loss") <= 0)
-    shape = pl.any_horizontal(
-        pl.col(name).is_null() | ~(pl.col(name) > 0) | ~pl.col(name).is_finite()
-        for name in ("budget", "params", "tokens")
-    )
-    return (
-        pl.when(state != "DONE")
-        .then(pl.concat_str(pl.lit("state "), state))
-        .when(number)
-        .then(pl.lit("no finite positive loss"))
-        .when(shape)
-        .then(pl.lit("no positive budget, params and tokens"))
-    )
-
-
-def usable(points: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Excluded, ...]]:
-    """The rows of the size ladder that carry evidence, by budget and size, and those that do not.
-
-    Rows of other designs (column `design`, where there is one) belong to other questions and are
-    left out; a run that stands in two trials counts once; without `state` a row counts as DONE.
-    """
-    number = pl.col("budget", "params", "tokens", "loss").cast(pl.Float64)
-    rows = points.with_columns(number, pl.col("run_id").cast(pl.String))
-    if "design" in rows.columns:
-        rows = rows.filter(pl.col("design").is_null() | (pl.col("design") == "isoflop"))
-    state = pl.col("state").fill_null("PLANNED") if "state" in rows.columns else pl.lit("DONE")
-    rows = rows.unique("run_id", keep="first", maintain_order=True).with_columns(
-        _refusal(state).alias("refusal")
-    )
-    refused = rows.filter(pl.col("refusal").is_not_null()).select("run_id", "refusal")
-    kept = rows.filter(pl.col("refusal").is_null()).drop("refusal")
-    return kept.sort("budget", "params", "run_id"), tuple(
-        Excluded(run_id, reason) for run_id, reason in refused.iter_rows()
-    )
+def spread(draws: Floats) -> tuple[Floats, Floats, Floats]:
+    """Standard deviations and 95 % percentile bounds of draws (m, p), each (p,)."""
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    # Where an exponent is not held, its coefficient's draws leave the floats.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return draws.std(axis=0, ddof=1), low, high

@@ -31,17 +31,28 @@ create table if not exists fits (
 create table if not exists promotions (
     study varchar, name varchar, run_ids json, target double, forecast json, gates json,
     reason varchar, decided_by varchar, created double);
+create table if not exists imported (
+    study varchar, number bigint, run_id varchar, budget double, seed bigint, params double,
+    tokens double, flops double, loss double, state varchar, lr double, batch_tokens double,
+    unique_tokens double, others json);
 """
 
 POINTS = """
-select t.run_id, t.design, t.budget, t.seed, r.params_active as params, r.tokens, r.flops,
-       e.value as loss, coalesce(r.state, 'PLANNED') as state, t."values"
-from trials t
-left join studies s on s.name = t.study
-left join runs r using (run_id)
-left join evals e on e.run_id = t.run_id and e.metric = coalesce(s.metric, 'nats_per_token')
-where t.study = ?
-order by t.number
+with trained as (
+    select t.number, t.run_id, t.design, t.budget, t.seed, r.params_active as params, r.tokens,
+        r.flops, e.value as loss, coalesce(r.state, 'PLANNED') as state, t."values", r.lr,
+        r.global_batch_tokens as batch_tokens
+    from trials t
+    left join studies s on s.name = t.study
+    left join runs r using (run_id)
+    left join evals e on e.run_id = t.run_id and e.metric = coalesce(s.metric, 'nats_per_token')
+    where t.study = $study),
+outside as (
+    select 'imported' as design, * exclude (study, others) from imported where study = $study)
+select run_id, design, budget, seed, params, tokens, flops, loss, state, "values", lr,
+    batch_tokens, unique_tokens
+from (select * from trained union all by name select * from outside)
+order by design = 'imported', number
 """
 
 # The tables that `replace` fills, and the column that holds the study's name.
@@ -104,6 +115,8 @@ def connect(
     path.parent.mkdir(parents=True, exist_ok=True)
     con = _open(path, read_only, patience_seconds)
     try:
+        # What a verb prints on stdout is the verb's alone.
+        con.execute("set enable_progress_bar = false")
         if not read_only:
             con.execute(SCHEMA + runfiles.SCHEMA)
         yield con
@@ -188,6 +201,40 @@ def ingest(con: Connection, runs_folder: Path, states: Mapping[str, str]) -> int
 TEXT = {"run_id": pl.String, "state": pl.String}
 
 
+def ingest_imported(con: Connection, study: str, path: Path) -> None:
+    """Bring the rows that a study was given from outside up to date with the file that keeps them.
+
+    A file as seen the last time is not read again. The columns that the table does not have are
+    kept together as JSON in `others`.
+    """
+    stat = path.stat() if path.exists() else None
+    mark = [str(path), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0]
+    seen = "select path from ingested where path = ? and size = ? and mtime = ?"
+    if len(query(con, seen, mark)):
+        return
+    with transaction(con):
+        con.execute("delete from imported where study = ?", [study])
+        con.execute("delete from ingested where path = ?", mark[:1])
+        if stat:
+            _insert_imported(con, study, pl.read_parquet(path))
+            con.execute("insert into ingested values (?, ?, ?)", mark)
+
+
+def _insert_imported(con: Connection, study: str, rows: pl.DataFrame) -> None:
+    own = {"study", "number", "others"}
+    columns = set(con.sql("select * from imported limit 0").columns) - own
+    others = [name for name in rows.columns if name not in columns]
+    frame = rows.select(
+        pl.lit(study).alias("study"),
+        pl.int_range(pl.len()).alias("number"),
+        *(name for name in rows.columns if name in columns),
+        *([pl.struct(others).struct.json_encode().alias("others")] if others else []),
+    )
+    con.register("frame", stream(frame))
+    con.execute("insert into imported by name select * from frame")
+    con.unregister("frame")
+
+
 def query(
     con: Connection, sql: str, params: Sequence[object] | Mapping[str, object] = ()
 ) -> pl.DataFrame:
@@ -202,6 +249,7 @@ def points(con: Connection, study: str) -> pl.DataFrame:
     """A row a trial of the study, loss in the study's metric; null where nothing is measured yet.
 
     Columns run_id, design, budget, seed, params (those of `params_active`), tokens, flops, loss,
-    state, values (JSON text).
+    state, values (JSON text), lr, batch_tokens, unique_tokens. Rows from outside come last, with
+    the design "imported".
     """
-    return query(con, POINTS, [study])
+    return query(con, POINTS, {"study": study})

@@ -22,6 +22,15 @@ VERDICT_COLORS = {
     "no difference seen": GREY,
     "not tested": GREY,
 }
+# The laws that vote, side by side; blue stands for all of them together.
+LAW_COLORS = {
+    "isoflop": "#009E73",
+    "parametric": "#E69F00",
+    "tied": "#CC79A7",
+    "farseer": "#56B4E9",
+    "data-constrained": "#1b1f24",
+    "envelope": "#8a929b",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
 

@@ -2,15 +2,16 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.config import params_active
 from sweeper.errors import UserError
+from sweeper.ledger import Batch
 from sweeper.overrides import value_at, with_values
 from sweeper.recipe import Recipe, centre_params, horizon, pretrain_spec, shape
-from sweeper.study import Axis, Design, Grid, IsoFLOP, Level, OneAtATime, Study
+from sweeper.study import Adaptive, Axis, Design, Grid, IsoFLOP, Level, OneAtATime, Study
 from sweeper.study_file import explain
 from train.config import DataConfig, RunSpec, run_id
 
@@ -83,6 +84,34 @@ def _ladder(recipe: Recipe, design: IsoFLOP, budget: float) -> list[float]:
     return [float(params) for params in shapes]
 
 
+def adaptive(study: Study, design: Design) -> Iterator[Trial]:
+    """The start of an adaptive ladder: its cheapest budgets, one seed; the rest comes by batches.
+
+    Raises ValueError where the start alone spends more than the design may.
+    """
+    assert isinstance(design, Adaptive)
+    points = [
+        (budget, target)
+        for budget in study.budgets[: design.start_budgets]
+        for target in _ladder(study.base, design.start, budget)
+    ]
+    cost = sum(budget for budget, _ in points)
+    if cost > design.flops:
+        raise ValueError(
+            f"flops={design.flops:g} of the adaptive design do not pay for its start, "
+            f"{len(points)} runs of {cost:.3g} FLOPs; raise flops, lower start_budgets="
+            f"{design.start_budgets}, or add cheaper budgets"
+        )
+    for budget, target in points:
+        yield adaptive_trial(budget, target, study.seeds[0], batch=0)
+
+
+def adaptive_trial(budget: float, params_target: float, seed: int, *, batch: int) -> Trial:
+    """A trial of an adaptive ladder; `batch` 0 is its start."""
+    values = {"params_target": params_target, "batch": batch}
+    return Trial("adaptive", budget, seed, params_target, values=values)
+
+
 def one_at_a_time(study: Study, design: Design) -> Iterator[Trial]:
     """Every level of every axis at one budget, size and set of seeds; the baseline once an axis."""
     assert isinstance(design, OneAtATime)
@@ -116,6 +145,7 @@ def _combinations(axes: tuple[Axis, ...]) -> list[dict[str, Level]]:
 
 DESIGNS: dict[str, Callable[[Study, Design], Iterator[Trial]]] = {
     "isoflop": isoflop,
+    "adaptive": adaptive,
     "one_at_a_time": one_at_a_time,
     "grid": grid,
 }
@@ -161,9 +191,23 @@ def plan_trial(study: Study, trial: Trial) -> Planned:
     return Planned(trial, spec, run_id(spec))
 
 
-def expand(study: Study) -> list[Planned]:
-    """Every trial with its run. Raises UserError naming the design and budget that cannot be."""
+def expand(study: Study, batches: Sequence[Batch] = ()) -> list[Planned]:
+    """Every trial with its run: those of the designs, then those of an adaptive one's batches.
+
+    A batch that saw runs which are no longer the study's was another study's answer, and is left
+    out. Raises UserError naming the design and budget that cannot be.
+    """
     try:
-        return [plan_trial(study, trial) for trial in trials(study)]
+        planned = [plan_trial(study, trial) for trial in trials(study)]
+        for number, batch in enumerate(batches, start=1):
+            if set(batch.saw) <= {p.run_id for p in planned}:
+                planned += plan_batch(study, batch, number, len(planned))
+        return planned
     except ValueError as error:
         raise UserError(f"study {study.name!r} cannot be expanded: {explain(error)}") from error
+
+
+def plan_batch(study: Study, batch: Batch, number: int, first: int) -> list[Planned]:
+    """The trials of a batch, numbered from `first`, with their runs."""
+    points = [adaptive_trial(*point, batch=number) for point in batch.points]
+    return [plan_trial(study, replace(p, number=first + i)) for i, p in enumerate(points)]

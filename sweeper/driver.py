@@ -28,7 +28,8 @@ SCAN_SECONDS = 2.0
 FUTILE_JOBS = 3
 
 Grants = tuple[tuple[str, int], ...]
-Finished = Callable[[Mapping[str, RunView]], None]
+# Told how runs stand; may answer with more of them.
+Finished = Callable[[Mapping[str, RunView]], Sequence[RunSpec] | None]
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,11 @@ class Driver:
     def drive(self, stage: Stage, specs: Sequence[RunSpec], on_finished: Finished) -> None:
         """Bring every run to an end: start jobs, adopt those that live, try again by policy.
 
-        `on_finished` is called with all runs whenever more of them have ended.
+        `on_finished` is called with all runs whenever more of them have ended; what it answers is
+        run as well.
         """
-        for spec in specs:
-            create_run(self.place.home, spec)
-        runs = Runs(self.place.runs, specs)
+        runs = Runs(self.place.runs, ())
+        self._add(runs, specs)
         self._unjudged, self._futile = [], 0
         ended = -1
         while True:
@@ -130,12 +131,17 @@ class Driver:
             self.display.update(views, self.place.runs, self.study.cluster.workers)
             if (now_ended := sum(run.finished for run in views.values())) > ended:
                 ended = now_ended
-                on_finished(views)
-            if ended == len(views):
+                self._add(runs, on_finished(views) or ())
+            if ended == len(runs.specs):
                 return
             self._judge(views)
             self._start_missing(stage, views)
             time.sleep(POLL_SECONDS)
+
+    def _add(self, runs: Runs, specs: Sequence[RunSpec]) -> None:
+        for spec in specs:
+            create_run(self.place.home, spec)
+        runs.add(specs)
 
     def _start_missing(self, stage: Stage, views: Mapping[str, RunView]) -> None:
         jobs = self.ledger.record.jobs

@@ -7,6 +7,7 @@ HOME/studies/NAME/
     ledger.jsonl            what the driver decided: with the run directories, the record
     jobs/JOB/               one submitit folder a job: pickle, logs
     promotion.json          the decision to start the large run; never changed
+    imported.parquet        rows of runs from outside, that count among its points
     optuna.db study.duckdb report.html      derived: delete them, and they are made again
     driver.lock
 """
@@ -62,6 +63,10 @@ class StudyDir:
     @property
     def promotion(self) -> Path:
         return self.path / "promotion.json"
+
+    @property
+    def imported(self) -> Path:
+        return self.path / "imported.parquet"
 
     @property
     def report(self) -> Path:

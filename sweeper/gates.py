@@ -8,7 +8,7 @@ from sweeper.study import GateLimits
 from train.config import Frozen
 
 if TYPE_CHECKING:
-    from analysis.forecast import Forecast
+    from analysis.law import Forecast
 
 # A law of two coefficients for so few budgets is a choice that is said, not a doubt.
 NO_DOUBT = frozenset({"plain_power_law"})
@@ -60,7 +60,10 @@ def extrapolation(evidence: Evidence, limits: GateLimits) -> Verdict:
 
 def backtest_error(evidence: Evidence, limits: GateLimits) -> Verdict:
     """The worst error of the loss, |ln(predicted / measured)|, at budgets held out of the fit."""
-    errors = [abs(row.loss_error) for row in evidence.forecast.backtest]
+    from analysis.backtest import next_rows
+
+    rows = next_rows(evidence.forecast.backtest)
+    errors = [abs(row.loss_error) for row in rows if row.loss_error is not None]
     if not errors:
         why = "no budget can be held out: a back-test needs four usable budgets"
         return False, None, limits.backtest_error, why

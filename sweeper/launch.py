@@ -9,7 +9,7 @@ from rich.console import Console
 
 from analysis import report
 from analysis.forecast import as_json
-from sweeper import gates, promote
+from sweeper import adaptive, gates, promote
 from sweeper.designs import Planned, expand
 from sweeper.driver import Driver
 from sweeper.folders import StudyDir, driver_lock
@@ -49,7 +49,8 @@ class Standing:
 def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
     """Bring the store of a study up to date and say where the study stands."""
     place = StudyDir(home, study.name)
-    planned, record, promotion = expand(study), read(place.ledger), promote.load(place)
+    record, promotion = read(place.ledger), promote.load(place)
+    planned = expand(study, record.batches)
     promote.check(study, promotion)
     runs = Runs(place.runs, all_specs(planned, promotion))
     views = look_now(runs, record.jobs, home)
@@ -88,8 +89,8 @@ def launch(study: Study, home: Path, console: Console) -> Standing:
 
     Raises DriverBusy where another driver holds it, JobsFailed where jobs cannot run.
     """
-    planned = expand(study)
     place = StudyDir(home, study.name)
+    planned = expand(study, read(place.ledger).batches)
     with driver_lock(place):
         promote.check(study, promote.load(place))
         write_atomic(place.resolved, study.model_dump_json(indent=1))
@@ -118,17 +119,35 @@ def promote_by_hand(
 
 
 def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
-    """Ask Optuna for every trial, run what has no result, tell Optuna how each ended."""
+    """Ask Optuna for every trial, run what has no result, tell Optuna how each ended.
+
+    An adaptive design asks for more trials as results arrive, until it has enough.
+    """
     place, study = driver.place, driver.study
     views = look_now(
         Runs(place.runs, all_specs(planned, None)), driver.ledger.record.jobs, place.home
     )
     trials = OptunaTrials(place.optuna, study, planned, views)
+    known = list(planned)
+
+    def finished(views: Mapping[str, RunView]) -> list[RunSpec]:
+        trials.tell(views)
+        more = adaptive.grow(study, known, views, driver.ledger, driver.display.say)
+        known.extend(more)
+        new = trials.ask(known)[len(specs) :] if more else []
+        specs.extend(asked.spec for asked in new)
+        return [asked.spec for asked in new]
+
+    specs: list[RunSpec] = []
     try:
-        specs = [asked.spec for asked in trials.ask(planned)]
+        specs.extend(asked.spec for asked in trials.ask(known))
         if not all(run.finished for run in views.values()):
             driver.prepare(spec.data for spec in specs)
-        driver.drive("trials", specs, trials.tell)
+        driven = -1
+        # Until the last that was asked for has ended and nothing more was.
+        while driven < len(specs):
+            driven = len(specs)
+            driver.drive("trials", list(specs), finished)
     finally:
         trials.close()
 

@@ -34,12 +34,25 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Trials that an adaptive design asked for: budget, params_target and seed of each.
+
+    `saw` are the runs that had ended, by id: with them the same batch would be asked for again.
+    """
+
+    saw: tuple[str, ...]
+    points: tuple[tuple[float, float, int], ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class Record:
     """What the events of a ledger add up to."""
 
     uid: str = ""
     created: float = 0.0
     jobs: tuple[Job, ...] = ()
+    batches: tuple[Batch, ...] = ()
 
     def next_job(self) -> str:
         """The name of the next job: with a random study id, so that no other study has it."""
@@ -50,6 +63,7 @@ def replay(events: Iterable[Event]) -> Record:
     """The record after these events; pure."""
     uid, created = "", 0.0
     jobs: list[Job] = []
+    batches: list[Batch] = []
     for event in events:
         match event["event"]:
             case "study":
@@ -59,10 +73,13 @@ def replay(events: Iterable[Event]) -> Record:
                 jobs.append(
                     Job(event["job"], event["stage"], grants, event["world_size"], event["time"])
                 )
+            case "batch":
+                points = tuple((budget, size, seed) for budget, size, seed in event["points"])
+                batches.append(Batch(tuple(event["saw"]), points, event["why"]))
             case _:
                 # Said for people: what they announce has a record of its own (promotion.json).
                 pass
-    return Record(uid, created, tuple(jobs))
+    return Record(uid, created, tuple(jobs), tuple(batches))
 
 
 def _line(event: Event) -> bytes:

@@ -10,7 +10,7 @@ from sweeper.designs import Planned
 from sweeper.folders import StudyDir
 from sweeper.runs import planned_flops
 from sweeper.speed import Speed
-from sweeper.study import Study
+from sweeper.study import Adaptive, Study
 from sweeper.watch import duration
 
 
@@ -88,6 +88,19 @@ def plan_summary(study: Study, rows: Sequence[PlanRow], speed: Speed) -> str:
         f"{len(rows)} trials, {len(runs)} runs, {len(runs) - len(left)} of them done; "
         f"{sum(row.flops for row in left):.3g} FLOPs to train, about {duration(wall)} on "
         f"{study.cluster.workers} workers (speed: {speed.source})\n"
+        f"{_growth(study)}"
         f"then {stages} at {plan.target:.3g} FLOPs, dp={plan.dp}, its shape chosen by the fit, "
         f"{'if the gates pass' if plan.approve == 'auto' else 'on approval'}"
     )
+
+
+def _growth(study: Study) -> str:
+    """What may follow the trials shown, where a design is adaptive: a line, or nothing."""
+    for design in study.designs:
+        if isinstance(design, Adaptive):
+            return (
+                f"adaptive: up to {design.flops:.3g} FLOPs with its start, {design.batch} runs at "
+                f"a time, until the interval at the target is within {design.loss_within:g} of "
+                f"ln L and {design.params_within:g} of ln N*\n"
+            )
+    return ""

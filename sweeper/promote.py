@@ -21,7 +21,7 @@ from train.config import Frozen, OptimConfig, RunSpec, ScheduleConfig, run_id
 from train.runlog import create_exclusive
 
 if TYPE_CHECKING:
-    from analysis.forecast import Forecast
+    from analysis.law import Forecast
 
 # Promoted runs answer no trial of a design.
 NO_TRIAL = -1

@@ -9,8 +9,10 @@ import polars as pl
 
 from analysis import store
 from analysis.ablation import Effect, effects
-from analysis.evidence import ablation_rows
-from analysis.forecast import Forecast, NotEnough, fit_row, forecast
+from analysis.forecast import fit_row, panel, promotable
+from analysis.law import Fit, Forecast, NotEnough
+from analysis.levels import ablation_rows, baseline_levels
+from analysis.runs import prepare
 from sweeper.designs import Planned
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir
@@ -27,6 +29,7 @@ class Findings:
 
     forecast: Forecast | None
     refusal: str
+    fits: tuple[Fit, ...]
     effects: tuple[Effect, ...]
 
 
@@ -63,9 +66,9 @@ def refresh(
         store.replace(con, "trials", study.name, [_trial_row(p) for p in planned])
         store.replace(con, "jobs", study.name, _job_rows(record, living))
         store.ingest(con, place.runs, {name: run.state for name, run in views.items()})
+        store.ingest_imported(con, study.name, place.imported)
         found = find(store.points(con, study.name), study)
-        fits = [fit_row(study.name, found.forecast.fit)] if found.forecast else []
-        store.replace(con, "fits", study.name, fits)
+        store.replace(con, "fits", study.name, [fit_row(study.name, fit) for fit in found.fits])
         rows = [_promotion_row(promotion)] if promotion else []
         store.replace(con, "promotions", study.name, rows)
     return found
@@ -82,12 +85,14 @@ def ask(place: StudyDir, sql: str) -> pl.DataFrame:
 
 def find(points: pl.DataFrame, study: Study) -> Findings:
     """The forecast of the study's target, and its ablations, from rows as of `store.points`."""
-    rows = ablation_rows(points)
+    rows = ablation_rows(points, baseline_levels(study.model_dump(mode="json")))
     found = tuple(effects(rows)) if len(rows) else ()
     try:
-        return Findings(forecast(points, study.promotion.target), "", found)
+        laws = panel(prepare(points, metric=study.metric.removeprefix("val/")))
+        said = promotable(laws.at(study.promotion.target))
+        return Findings(said, "", tuple(m.fit for m in laws.members), found)
     except NotEnough as reason:
-        return Findings(None, str(reason), found)
+        return Findings(None, str(reason), (), found)
 
 
 def _study_row(study: Study, record: Record) -> dict[str, object]:

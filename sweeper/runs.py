@@ -97,10 +97,14 @@ class Runs:
     def __init__(self, folder: Path, specs: Iterable[RunSpec]) -> None:
         self.folder = folder
         self.specs: dict[str, RunSpec] = {}
-        for spec in specs:
-            self.specs.setdefault(run_id(spec), spec)
+        self.add(specs)
         self._read: dict[str, tuple[int, Files]] = {}
         self._first_seen: dict[tuple[str, int], float] = {}
+
+    def add(self, specs: Iterable[RunSpec]) -> None:
+        """Look at these runs too."""
+        for spec in specs:
+            self.specs.setdefault(run_id(spec), spec)
 
     def look(self, jobs: Sequence[Job], scan: Scan) -> dict[str, RunView]:
         """All runs by id, in the order of their specs.

@@ -12,12 +12,13 @@ Level = bool | int | float | str
 Metric = Literal["val/nats_per_token"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 class Axis(Frozen):
     """One knob of the recipe and the levels it is tried at; the baseline is the recipe's own."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(pattern=NAME)
     path: str
     levels: tuple[Level, ...] = Field(min_length=2)
     scale: Literal["categorical", "linear", "log"] = "categorical"
@@ -47,6 +48,25 @@ class IsoFLOP(Frozen):
     tokens_per_param: Positive = 20.0
 
 
+class Adaptive(Frozen):
+    """A ladder that grows: after a small start, the runs worth most to the forecast, a FLOP.
+
+    It starts with the `start_budgets` cheapest budgets of the study, laid out by `start`: four give
+    back-tests and minima to every law. Then batches of `batch` runs at any budget of the study,
+    sizes within the spread of the optimum fitted so far, until the calibrated interval at the
+    target is within `loss_within` and `params_within` (half its width in ln L and in ln N*), or
+    `flops` are spent.
+    """
+
+    kind: Literal["adaptive"] = "adaptive"
+    flops: Positive
+    loss_within: Positive = 0.03
+    params_within: Positive = 0.25
+    start: IsoFLOP = IsoFLOP()
+    start_budgets: int = Field(default=4, ge=3)
+    batch: int = Field(default=8, gt=0)
+
+
 class OneAtATime(Frozen):
     """An ablation: each level of each axis against the baseline, everything else the same."""
 
@@ -65,7 +85,7 @@ class Grid(Frozen):
     tokens_per_param: Positive = 20.0
 
 
-Design = Annotated[IsoFLOP | OneAtATime | Grid, Field(discriminator="kind")]
+Design = Annotated[IsoFLOP | Adaptive | OneAtATime | Grid, Field(discriminator="kind")]
 
 
 class Cluster(Frozen):
@@ -118,7 +138,7 @@ class PromotionPlan(Frozen):
 class Study(Frozen):
     """A question, a recipe, the budgets of a ladder, and the designs that spend them."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(pattern=NAME)
     question: str
     base: Recipe
     budgets: tuple[Positive, ...] = Field(min_length=1)
@@ -145,7 +165,22 @@ class Study(Frozen):
             if not self.axes and any(design.kind == kind for design in self.designs):
                 raise ValueError(f"design {kind!r} has no axes to vary; add axes=(Axis(...), ...)")
         self._check_axes()
+        self._check_adaptive()
         return self
+
+    def _check_adaptive(self) -> None:
+        found = [design for design in self.designs if isinstance(design, Adaptive)]
+        if len(found) > 1:
+            raise ValueError(
+                f"{len(found)} adaptive designs would chase the same forecast; keep one, with "
+                "their flops together"
+            )
+        for design in found:
+            if design.start_budgets > len(self.budgets):
+                raise ValueError(
+                    f"start_budgets={design.start_budgets} of an adaptive design, but the study "
+                    f"has {len(self.budgets)} budgets; add budgets, or start with 3"
+                )
 
     def _check_axes(self) -> None:
         for field in ("name", "path"):

@@ -113,12 +113,13 @@ class OptunaTrials:
         """Ask for every trial that was not asked for yet; returns the runs of the values asked."""
         space = _space(self.study, planned)
         held = self.held.get_trials(deepcopy=False)
-        for new in planned[len(held) :]:
-            self.held.enqueue_trial(new.trial.params(), user_attrs=_attributes(new))
-        # Optuna hands out its queue in the order of numbers, so what was asked is a prefix.
+        # Optuna hands out its queue in the order of numbers, so what was asked is a prefix. One is
+        # queued when it is asked for: every ask reads the whole queue.
         asked = sum(trial.state != TrialState.WAITING for trial in held)
-        for waiting in planned[asked:]:
-            self.held.ask({name: space[name] for name in waiting.trial.params()})
+        for place, wanted in enumerate(planned[asked:], asked):
+            if place >= len(held):
+                self.held.enqueue_trial(wanted.trial.params(), user_attrs=_attributes(wanted))
+            self.held.ask({name: space[name] for name in wanted.trial.params()})
         values = [trial.params for trial in self.held.get_trials(deepcopy=False)]
         return [
             plan_trial(self.study, wanted.trial.with_params(params))
@@ -128,8 +129,8 @@ class OptunaTrials:
     def tell(self, views: Mapping[str, RunView]) -> None:
         """Tell what finished and was not told: losses of DONE runs; the others fail, by name."""
         for trial in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            run = views[trial.user_attrs["run_id"]]
-            if run.finished:
+            run = views.get(trial.user_attrs["run_id"])
+            if run is not None and run.finished:
                 self._tell(trial.number, run)
 
     def _tell(self, number: int, run: RunView) -> None:

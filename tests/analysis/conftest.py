@@ -1,14 +1,18 @@
 """A simulated study, at whatever stage a test wants it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from analysis import forecast, store
+from analysis.runs import prepare
 from tests.analysis import ladders
+from tests.analysis.benchmarks import ROWS, Bench
 
 SURFACE = (1.2, 12.0, 30.0, 0.28, 0.25)
 BUDGETS = (1e11, 2.5e11, 6e11, 1.6e12)
@@ -24,6 +28,7 @@ def _ladder(runs: Path, noise: float) -> list[dict[str, Any]]:
     for number, row in enumerate(points.iter_rows(named=True)):
         lost = row["run_id"] == "run7"
         result = {"tokens": int(row["tokens"]), "params_active": int(row["params"])}
+        result |= {"flops": 6 * row["params"] * row["tokens"]}
         result |= {"state": "DIVERGED" if lost else "DONE"}
         result |= {"nats_per_token": None if lost else row["loss"]}
         metrics = {1: [ladders.step(n, row["loss"] + 3 / n) for n in range(1, 9)]}
@@ -50,7 +55,7 @@ def _ablation(runs: Path, first: int) -> list[dict[str, Any]]:
 
 
 def _promote(con: store.Connection, runs: Path, name: str, states: dict[str, str]) -> None:
-    said = forecast.forecast(store.points(con, name), TARGET, draws=200)
+    said = forecast.panel(prepare(store.points(con, name)), draws=200).at(TARGET)
     stages = {"p0": ("pretrain", said.loss * 1.01), "p1": ("sft", 1.9)}
     for run_id, (stage, loss) in stages.items():
         spec, result = {"stage": stage, "budget": TARGET}, {"nats_per_token": loss}
@@ -63,10 +68,10 @@ def _promote(con: store.Connection, runs: Path, name: str, states: dict[str, str
     store.replace(con, "promotions", name, [promotion | {"decided_by": "a team", "created": 1.0}])
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Iterator[Study]:
-    """`study(name=..., done=..., promoted=...)`: its store, with the trials planned or done."""
-    with store.connect(tmp_path / "study.duckdb") as con:
+@contextmanager
+def builder(folder: Path) -> Generator[Study]:
+    """`build(name=..., done=..., promoted=...)`: its store, with the trials planned or done."""
+    with store.connect(folder / "study.duckdb") as con:
 
         def build(
             *,
@@ -76,7 +81,7 @@ def study(tmp_path: Path) -> Iterator[Study]:
             promoted: bool = False,
             noise: float = 0.004,
         ) -> store.Connection:
-            runs = tmp_path / "runs"
+            runs = folder / "runs"
             trials = _ladder(runs, noise)
             trials += _ablation(runs, len(trials))
             about = {"question": question, "metric": "nats_per_token", "created": 0.0}
@@ -91,3 +96,34 @@ def study(tmp_path: Path) -> Iterator[Study]:
             return con
 
         yield build
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    """A builder of studies with a store of the test's own."""
+    with builder(tmp_path) as build:
+        yield build
+
+
+def imported(con: store.Connection, folder: Path, rows: pl.DataFrame, name: str = "outside") -> str:
+    """A study that has rows from outside alone; what they lack of the usual columns is null."""
+    usual = dict.fromkeys(("budget", "params", "tokens", "flops", "loss"), pl.Float64)
+    lacking = {n: pl.lit(None, dtype) for n, dtype in usual.items() if n not in rows.columns}
+    state = {} if "state" in rows.columns else {"state": pl.lit("DONE")}
+    run_id = pl.format("row {}", pl.int_range(1, pl.len() + 1))
+    path = folder / f"{name}.parquet"
+    rows.with_columns(**lacking, **state, run_id=run_id).write_parquet(path)
+    store.ingest_imported(con, name, path)
+    store.replace(con, "studies", name, [{"question": "Runs from outside", "metric": "loss"}])
+    return name
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(request.config)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The rows of a benchmark, after its tests."""
+    for row in config.stash.get(ROWS, []):
+        terminalreporter.write_line(row)

@@ -100,3 +100,80 @@ def test_every_axis_is_compared_with_the_one_baseline() -> None:
 
 def test_no_ablation_run_gives_no_effect() -> None:
     assert effects(table({"alibi": 0.0}).clear()) == []
+
+
+def across(
+    shifts: dict[float, float], *, seeds: int, noise: float, rng_seed: int = 0
+) -> pl.DataFrame:
+    """One level whose shift in loss depends on the budget."""
+    tables = [
+        table({"alibi": shift}, seeds=seeds, noise=noise, rng_seed=rng_seed + i).with_columns(
+            budget=pl.lit(budget), run_id=pl.format("{}/{}", "run_id", pl.lit(budget))
+        )
+        for i, (budget, shift) in enumerate(shifts.items())
+    ]
+    return pl.concat(tables)
+
+
+def test_the_effect_is_told_for_each_budget_beside_the_pooled_one() -> None:
+    points = across({1e18: -0.03, 1e19: -0.02, 1e20: -0.01}, seeds=3, noise=0.001)
+    (effect,) = effects(points)
+    assert [at.budget for at in effect.budgets] == [1e18, 1e19, 1e20]
+    assert [at.n for at in effect.budgets] == [3, 3, 3]
+    assert [at.difference for at in effect.budgets] == pytest.approx(
+        [-0.03, -0.02, -0.01], abs=0.003
+    )
+    for at in effect.budgets:
+        assert at.low is not None
+        assert at.high is not None
+        assert at.low < at.difference < at.high
+    assert effect.difference == pytest.approx(-0.02, abs=0.003)
+
+
+def test_an_effect_that_changes_with_the_budget_is_named() -> None:
+    points = across({1e18: -0.03, 1e19: -0.02, 1e20: -0.01}, seeds=3, noise=0.001)
+    (effect,) = effects(points)
+    assert effect.trend == pytest.approx(0.01, abs=0.002)
+    assert [d.name for d in effect.diagnostics] == ["effect_changes_with_budget"]
+    assert effect.noise is not None
+    assert effect.noise < 0.003
+
+
+def test_an_effect_that_does_not_change_with_the_budget_has_no_doubt() -> None:
+    """Of 100 levels with one effect at all budgets; 5 % and three standard errors is 11.5 %."""
+    same = {1e18: -0.02, 1e19: -0.02, 1e20: -0.02}
+    named = [
+        bool(effects(across(same, seeds=2, noise=0.005, rng_seed=10 * i))[0].diagnostics)
+        for i in range(100)
+    ]
+    assert sum(named) <= 11
+
+
+def test_one_budget_has_no_trend() -> None:
+    (effect,) = effects(table({"alibi": -0.02}, noise=0.001))
+    assert (effect.trend, effect.trend_p, len(effect.budgets)) == (None, None, 1)
+
+
+def test_budgets_without_replicates_tell_the_noise_by_the_trend_through_them() -> None:
+    budgets = [10.0**power for power in (17, 18, 19, 20, 21, 22)]
+    shifts = {budget: 0.01 * i for i, budget in enumerate(budgets)}
+    (effect,) = effects(across(shifts, seeds=1, noise=0.001))
+    assert effect.noise == pytest.approx(0.001, abs=0.0008)
+    assert effect.trend == pytest.approx(0.01, abs=0.001)
+    assert [d.name for d in effect.diagnostics] == ["effect_changes_with_budget"]
+
+
+def test_runs_that_a_level_lost_are_named() -> None:
+    points = table({"alibi": -0.02}, noise=0.001)
+    failed = pl.when(pl.col("run_id") != "alibi1").then("loss").alias("loss")
+    (effect,) = effects(points.with_columns(failed))
+    assert effect.n == 2
+    assert [d.name for d in effect.diagnostics] == ["pairs_lost"]
+    assert "1 of 3 runs" in effect.diagnostics[0].detail
+
+
+def test_runs_without_a_seed_are_paired_by_budget() -> None:
+    unseeded = pl.lit(None, pl.Int64).alias("seed")
+    points = table({"alibi": -0.02}, seeds=1).with_columns(unseeded)
+    (effect,) = effects(points)
+    assert effect.difference == pytest.approx(-0.02)

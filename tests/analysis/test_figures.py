@@ -5,8 +5,9 @@ import math
 import polars as pl
 import pytest
 
-from analysis import figures, isoflop, run_figures, store, style
-from analysis.ablation import Effect
+from analysis import figures, forecast, isoflop, run_figures, store, style
+from analysis.panel import Panel
+from analysis.runs import prepare
 from tests.analysis import ladders
 from tests.analysis.conftest import Study
 
@@ -15,17 +16,17 @@ BUDGETS = (1e18, 3e18, 1e19, 3e19)
 
 def test_the_fan_has_every_run_and_a_minimum_a_budget() -> None:
     points = ladders.ladder(BUDGETS)
-    data = figures.isoflop_data(points)
-    runs, minima = (data.filter(pl.col("kind") == kind) for kind in ("run", "minimum"))
-    assert set(runs["run_id"]) == set(points["run_id"])
+    runs = prepare(points)
+    data = figures.isoflop_data(runs)
+    drawn, minima = (data.filter(pl.col("kind") == kind) for kind in ("run", "minimum"))
+    assert set(drawn["run_id"]) == set(points["run_id"])
     assert minima["budget"].to_list() == list(BUDGETS)
-    found = [p.optimum for p in isoflop.parabolas(points, "params")]
-    assert minima["params"].to_list() == found
+    assert minima["params"].to_list() == [p.optimum for p in isoflop.minima(runs, "params")]
 
 
 def test_a_refused_budget_is_drawn_without_curve_or_minimum() -> None:
     points = ladders.ladder(BUDGETS).vstack(ladders.ladder([1e21], drift=20.0, name="edge"))
-    data = figures.isoflop_data(points).filter(pl.col("budget") == 1e21)
+    data = figures.isoflop_data(prepare(points)).filter(pl.col("budget") == 1e21)
     assert data["kind"].unique().to_list() == ["run"]
     assert data["refusal"].unique().to_list() == ["minimum_at_edge"]
 
@@ -33,14 +34,31 @@ def test_a_refused_budget_is_drawn_without_curve_or_minimum() -> None:
 def test_a_run_that_failed_is_not_in_the_fan() -> None:
     failed = pl.when(pl.col("run_id") == "run3").then(pl.lit("FAILED")).otherwise("state")
     points = ladders.ladder(BUDGETS, sizes=7).with_columns(failed.alias("state"))
-    assert "run3" not in figures.isoflop_data(points)["run_id"].to_list()
+    assert "run3" not in figures.isoflop_data(prepare(points))["run_id"].to_list()
 
 
-def test_the_laws_run_through_the_minima_to_the_target() -> None:
-    points = ladders.ladder(BUDGETS, surface=ladders.SYMMETRIC, spread=2.0)
-    fit = isoflop.fit(points, draws=50)
-    target = isoflop.predict(fit, 1e21)
-    data = figures.laws_data(points, fit, target)
+def test_a_turning_point_is_shown_where_the_parabola_errs() -> None:
+    steep, even = (
+        figures.isoflop_data(prepare(ladders.ladder(BUDGETS, spread=16.0, surface=surface)))
+        for surface in (ladders.HOFFMANN, ladders.SYMMETRIC)
+    )
+    best = [ladders.optimum(budget, ladders.HOFFMANN)[0] for budget in BUDGETS]
+    shown = figures.moved(steep)
+    assert (shown["params"] / pl.Series(best)).to_list() == pytest.approx([1.068] * 4, abs=0.003)
+    minima = steep.filter(pl.col("kind") == "minimum")
+    assert minima["params"].to_list() == pytest.approx(best, rel=0.001)
+    assert figures.moved(even).is_empty()
+
+
+@pytest.fixture(scope="module")
+def laws() -> Panel:
+    points = ladders.ladder(BUDGETS, noise=0.002, surface=ladders.SYMMETRIC, spread=2.0)
+    return forecast.panel(prepare(points), draws=50)
+
+
+def test_the_laws_run_through_the_minima_to_the_target(laws: Panel) -> None:
+    target = laws.at(1e21)
+    data = figures.laws_data(laws, target)
     for name, value in (("params", target.params), ("loss", target.loss)):
         rows = data.filter(pl.col("quantity") == name)
         assert len(rows.filter(pl.col("kind") == "minimum")) == len(BUDGETS)
@@ -50,12 +68,23 @@ def test_the_laws_run_through_the_minima_to_the_target() -> None:
     assert ((law["low"] <= law["value"]) & (law["value"] <= law["high"])).all()
 
 
-def test_effects_become_rows_with_their_unknowns() -> None:
-    known = Effect("x", "a", -0.1, -0.2, 0.0, 0.01, 0.03, 3, "better", ("r1", "r2"))
-    unknown = Effect("x", "b", None, None, None, None, None, 0, "not tested", ())
-    data = figures.ablation_data([unknown, known])
-    assert data["difference"].to_list() == [None, -0.1]
-    assert data["run_ids"].to_list() == [[], ["r1", "r2"]]
+def test_every_law_has_a_line_of_what_it_speaks_of(laws: Panel) -> None:
+    data = figures.laws_data(laws, None)
+    for member in laws.members:
+        spoken = set(data.filter(pl.col("kind") == member.law.name)["quantity"])
+        silent = {"params", "tokens"} if member.law.name == "envelope" else set[str]()
+        assert spoken == {"params", "tokens", "loss"} - silent
+
+
+def test_a_law_that_runs_away_leaves_the_figure_and_flattens_no_other(laws: Panel) -> None:
+    data = figures.laws_data(laws, laws.at(1e21))
+    away = (pl.col("kind") == "tied") & (pl.col("quantity") == "params")
+    wild = data.with_columns(pl.when(away).then(1e30).otherwise("value").alias("value"))
+    axes = [
+        figures.laws_figure(rows, "nats_per_token").to_dict()["layout"]["yaxis"]["range"]
+        for rows in (data, wild)
+    ]
+    assert axes[0] == axes[1]
 
 
 def test_training_lines_are_thinned_and_without_what_is_no_number() -> None:
@@ -83,8 +112,8 @@ def test_a_promotion_that_has_not_begun_is_its_forecast_alone() -> None:
 
 
 def test_every_run_of_the_fan_can_be_followed_by_its_id(study: Study) -> None:
-    points = store.points(study(), "tiny")
-    drawn = figures.isoflop_figure(figures.isoflop_data(points), "nats_per_token").to_dict()
+    runs = prepare(store.points(study(), "tiny"))
+    drawn = figures.isoflop_figure(figures.isoflop_data(runs), "nats_per_token").to_dict()
     ids = {run_id for trace in drawn["data"] for run_id in trace.get("customdata", ())}
     assert ids == {f"run{n}" for n in range(20) if n != 7}
 

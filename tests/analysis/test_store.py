@@ -150,3 +150,24 @@ def test_a_process_that_used_the_store_ends_without_a_word(tmp_path: Path) -> No
         env={**os.environ},
     )
     assert (done.stdout, done.stderr) == ("[('1',)]\n", "")
+
+
+def test_rows_from_outside_are_points_that_follow_their_file(
+    con: store.Connection, tmp_path: Path
+) -> None:
+    path = tmp_path / "imported.parquet"
+    ours = {"run_id": ["row 1", "row 2"], "params": [1e8, 2e8], "tokens": [2e9, 1e9]}
+    frame = pl.DataFrame(ours | {"loss": [3.0, None], "study": ["a", "b"], "host": ["n1", None]})
+    for rows_kept in (frame, frame.head(1)):
+        rows_kept.write_parquet(path)
+        for _ in range(2):
+            store.ingest_imported(con, "s", path)
+            found = store.points(con, "s")
+            assert found["params"].to_list() == rows_kept["params"].to_list()
+            assert set(found["design"]) == {"imported"}
+    assert rows(con, "select study, others from imported") == [
+        ("s", '{"study":"a","host":"n1"}'),
+    ]
+    path.unlink()
+    store.ingest_imported(con, "s", path)
+    assert store.points(con, "s").is_empty()

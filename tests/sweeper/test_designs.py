@@ -10,17 +10,18 @@ from sweeper.errors import UserError
 from sweeper.overrides import with_values
 from sweeper.recipe import Recipe, ShapeRule, centre_params
 from sweeper.runs import planned_flops
-from sweeper.study import Axis, Design, Grid, IsoFLOP, OneAtATime, PromotionPlan, Study
+from sweeper.study import Adaptive, Axis, Design, Grid, IsoFLOP, OneAtATime, PromotionPlan, Study
 from train.config import BatchConfig, DataConfig
 
 SPECIMENS: dict[str, Design] = {
     "isoflop": IsoFLOP(sizes_per_budget=6, spread=4.0, tokens_per_param=20),
+    "adaptive": Adaptive(flops=2e15, start_budgets=3),
     "one_at_a_time": OneAtATime(budget=1e13, seeds=(0, 3)),
     "grid": Grid(budgets=(1e13, 3e13), seeds=(0, 1)),
 }
 
 
-def study_of(*designs: Design, budgets: tuple[float, ...] = (1e13, 4e13)) -> Study:
+def study_of(*designs: Design, budgets: tuple[float, ...] = (1e13, 4e13, 1.6e14)) -> Study:
     return Study(
         name="designed",
         question="Which trials?",

@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from analysis.forecast import Diagnostic
-from analysis.law import BacktestRow
+from analysis.law import BacktestRow, Diagnostic
 from sweeper.gates import GATES, Evidence, judge
 from sweeper.study import GateLimits
+
+
+def missed(loss: float) -> BacktestRow:
+    """A budget whose loss was predicted with an error."""
+    return BacktestRow(5e11, 1e12, 0.3, 0.0, 0.0, loss, 0.1, 0.1, 0.01)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Said:
     level: float = 0.95
     extrapolation: float = 0.6
     diagnostics: tuple[Diagnostic, ...] = (Diagnostic("plain_power_law", "three budgets"),)
-    backtest: tuple[BacktestRow, ...] = (BacktestRow(3, 1e12, 0.5, 0.0, 0.0, -0.01),)
+    backtest: tuple[BacktestRow, ...] = (missed(-0.01),)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,7 @@ HELD = {
     ),
     "interval_width": Case(saying(low=1.0, high=3.0), 1.0, "interval 1 to 3 around 2"),
     "extrapolation": Case(saying(extrapolation=2.0), 2.0, "100 times the largest"),
-    "backtest_error": Case(
-        saying(backtest=(BacktestRow(3, 1e12, 0.5, 0.0, 0.0, -0.25),)), 0.25, "1 budgets predicted"
-    ),
+    "backtest_error": Case(saying(backtest=(missed(-0.25),)), 0.25, "1 budgets predicted"),
     "trials_complete": Case(
         lambda good: replace(good, states={"DONE": 1, "FAILED": 1}), 0.5, "1 DONE, 1 FAILED"
     ),

@@ -1,0 +1,192 @@
+"""What `fit` answers: one plain object of a law's coefficients, its optimum, and its doubts."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis import downstream, forecast, hyper, isoflop, mixture
+from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion, scientific
+from analysis.laws import LAWS
+from analysis.panel import Panel, predict
+from analysis.points import Points
+from analysis.runs import prepare
+
+Answer = dict[str, Any]
+
+# Laws of something else than sizes and losses: they answer for themselves.
+OTHER: dict[str, tuple[Callable[..., Any], Callable[..., Answer]]] = {
+    "lr-batch": (hyper.fit, hyper.answer),
+    "downstream": (downstream.fit, downstream.answer),
+    "mixture": (mixture.fit, mixture.answer),
+}
+LAW_NAMES = (forecast.AUTO, *LAWS, *OTHER)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _excluded(found: tuple[Excluded, ...]) -> list[Answer]:
+    return [{"row": e.run_id, "reason": e.reason} for e in found]
+
+
+def _diagnostics(found: tuple[Diagnostic, ...]) -> list[Answer]:
+    return [{"name": d.name, "detail": d.detail} for d in found]
+
+
+def _optimum(said: Forecast) -> Answer:
+    return {
+        "budget": said.budget,
+        "params": _finite(said.params),
+        "params_low": _finite(said.params_low),
+        "params_high": _finite(said.params_high),
+        "tokens": _finite(said.tokens),
+        "tokens_low": _finite(said.tokens_low),
+        "tokens_high": _finite(said.tokens_high),
+        "loss": _finite(said.loss),
+        "loss_low": _finite(said.low),
+        "loss_high": _finite(said.high),
+        "level": said.level,
+        "extrapolation_decades": said.extrapolation,
+        "dominant": said.dominant,
+    }
+
+
+def _opinion(one: Opinion) -> Answer:
+    names = ("params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high")
+    return (
+        {"law": one.law}
+        | {name: getattr(one, name) for name in names}
+        | {"loss": one.loss, "loss_low": _finite(one.low), "loss_high": _finite(one.high)}
+        | {"size_error": one.size_error, "loss_error": one.loss_error}
+        | {"size_weight": one.size_weight, "loss_weight": one.loss_weight}
+        | {"diagnostics": [str(d) for d in one.diagnostics]}
+    )
+
+
+def _backtest(panel: Panel) -> list[Answer]:
+    return [
+        {"law": m.law.name, "upto": row.upto, "budget": row.budget}
+        | {"params_error": row.params_error, "loss_error": row.loss_error}
+        for m in panel.members
+        for row in m.backtest
+    ]
+
+
+def _minima(panel: Panel) -> list[Answer]:
+    """The minimum of every budget, or why it has none."""
+    params, tokens = (isoflop.minima(panel.runs, variable) for variable in ("params", "tokens"))
+    return [
+        {"budget": n.budget, "runs": len(n.run_ids), "params": n.optimum, "tokens": d.optimum}
+        | {"loss": n.loss, "refusal": (n.refusal or d.refusal) and str(n.refusal or d.refusal)}
+        for n, d in zip(params, tokens, strict=True)
+    ]
+
+
+def _predictions(panel: Panel, sizes: pl.DataFrame) -> list[Answer]:
+    unique = "unique_tokens" if "unique_tokens" in sizes.columns else "tokens"
+    n, d, u = (
+        sizes[name].cast(pl.Float64).log().to_numpy() for name in ("params", "tokens", unique)
+    )
+    found = predict(panel, n, d, u)
+    return [
+        {"params": n, "tokens": d, "loss": p.loss, "low": _finite(p.low), "high": _finite(p.high)}
+        for n, d, p in zip(sizes["params"], sizes["tokens"], found, strict=True)
+    ]
+
+
+def answer(
+    points: Points,
+    law: str,
+    target: float | None,
+    sizes: pl.DataFrame | None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Answer:
+    """What a law says of runs, as plain data; at `target` FLOPs, and at `sizes`, where given.
+
+    Raises NotEnough where the runs do not carry the law.
+    """
+    if law in OTHER:
+        if sizes is not None:
+            raise NotEnough(f"law {law!r} predicts no loss of sizes; --predict needs another law")
+        fit, tell = OTHER[law]
+        return tell(fit(points.frame, draws=draws, seed=seed), target)
+    runs = prepare(points.frame, params_convention="params as in the file")
+    panel = forecast.panel(runs, law, draws=draws, seed=seed)
+    said = panel.at(target) if target else None
+    fit = said.fit if said else panel.members[0].fit
+    doubts = (*points.notes, *runs.notes, *(said.diagnostics if said else fit.diagnostics))
+    out: Answer = {
+        "law": law,
+        "params_convention": fit.params_convention,
+        "coefficients_of": fit.law,
+        "coef": {name: _finite(value) for name, value in fit.coef.items()},
+        "se": {name: _finite(value) for name, value in fit.se.items()},
+        "interval": {
+            name: [*map(_finite, pair)] if pair else None for name, pair in fit.intervals.items()
+        },
+        "optimum": _optimum(said) if said else None,
+        "excluded": _excluded(fit.excluded),
+        "diagnostics": _diagnostics(tuple(dict.fromkeys(doubts))),
+        "objective": fit.objective,
+        "rows": len(fit.run_ids),
+        "flops_ratio": math.exp(float(np.median(runs.ratio.log(np.log(runs.column("params")))))),
+        "laws": [_opinion(one) for one in said.opinions] if said else [],
+        "not_applicable": _diagnostics(panel.refused),
+        "backtest": _backtest(panel),
+    }
+    if law == forecast.AUTO or law.startswith("isoflop"):
+        out["budgets"] = _minima(panel)
+    if sizes is not None:
+        out["predictions"] = _predictions(panel, sizes)
+    return out
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else scientific(value, digits)
+
+
+def _range(row: Answer, name: str) -> str:
+    low, high = (_number(row.get(f"{name}_{end}")) for end in ("low", "high"))
+    return f"{_number(row[name], 5)} ({low} .. {high})"
+
+
+def lines(said: Answer) -> list[str]:
+    """An answer for people to read."""
+    out = [f"law {said['law']}: {said['rows']} runs"]
+    out += [
+        f"  {name} = {_number(value, 6)}"
+        + (
+            f"  95 % {_number(pair[0])} .. {_number(pair[1])}"
+            if (pair := said["interval"].get(name))
+            else ""
+        )
+        for name, value in said["coef"].items()
+    ]
+    if optimum := said.get("optimum"):
+        out.append(
+            "optimum"
+            + (f" at {scientific(optimum['budget'])} FLOPs" if "budget" in optimum else "")
+        )
+        names = [name for name in optimum if f"{name}_low" in optimum]
+        out += [f"  {name} {_range(optimum, name)}" for name in names]
+    if len(said.get("laws", ())) > 1:
+        out.append("what each law says (weight of its loss, error of its back-tests)")
+        out += [
+            f"  {row['law']}: params {_number(row['params'])}, loss {_number(row['loss'], 5)}, "
+            f"weight {row['loss_weight']:.2f}, error {_number(row['loss_error'], 2)}"
+            for row in said["laws"]
+        ]
+    out += [
+        f"  params {_number(p['params'])}, tokens {_number(p['tokens'])}: loss "
+        f"{_number(p['loss'], 5)} ({_number(p['low'])} .. {_number(p['high'])})"
+        for p in said.get("predictions", ())
+    ]
+    out += [f"kept out {e['row']}: {e['reason']}" for e in said["excluded"]]
+    out += [f"{d['name']}: {d['detail']}" for d in said["diagnostics"]]
+    return out
