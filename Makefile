@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test fast lint figure clean
+.PHONY: demo test fast bench lint figure clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweeper launch studies/tiny.py
@@ -14,6 +14,10 @@ test: $(VENV)/.installed-test lint
 
 fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not bench"
+
+# What the laws must reach, beside what they reach; wants public results in $$SWEEPER_REFERENCE_DATA.
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/analysis -m bench -q
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from analysis import downstream, forecast, hyper, isoflop, mixture
-from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion, scientific
+from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion
 from analysis.laws import LAWS
 from analysis.panel import Panel, predict
 from analysis.points import Points
@@ -130,6 +130,7 @@ def answer(
         "interval": {
             name: [*map(_finite, pair)] if pair else None for name, pair in fit.intervals.items()
         },
+        "profile_interval": {name: [*pair] for name, pair in fit.profiles.items()},
         "optimum": _optimum(said) if said else None,
         "excluded": _excluded(fit.excluded),
         "diagnostics": _diagnostics(tuple(dict.fromkeys(doubts))),
@@ -144,49 +145,4 @@ def answer(
         out["budgets"] = _minima(panel)
     if sizes is not None:
         out["predictions"] = _predictions(panel, sizes)
-    return out
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else scientific(value, digits)
-
-
-def _range(row: Answer, name: str) -> str:
-    low, high = (_number(row.get(f"{name}_{end}")) for end in ("low", "high"))
-    return f"{_number(row[name], 5)} ({low} .. {high})"
-
-
-def lines(said: Answer) -> list[str]:
-    """An answer for people to read."""
-    out = [f"law {said['law']}: {said['rows']} runs"]
-    out += [
-        f"  {name} = {_number(value, 6)}"
-        + (
-            f"  95 % {_number(pair[0])} .. {_number(pair[1])}"
-            if (pair := said["interval"].get(name))
-            else ""
-        )
-        for name, value in said["coef"].items()
-    ]
-    if optimum := said.get("optimum"):
-        out.append(
-            "optimum"
-            + (f" at {scientific(optimum['budget'])} FLOPs" if "budget" in optimum else "")
-        )
-        names = [name for name in optimum if f"{name}_low" in optimum]
-        out += [f"  {name} {_range(optimum, name)}" for name in names]
-    if len(said.get("laws", ())) > 1:
-        out.append("what each law says (weight of its loss, error of its back-tests)")
-        out += [
-            f"  {row['law']}: params {_number(row['params'])}, loss {_number(row['loss'], 5)}, "
-            f"weight {row['loss_weight']:.2f}, error {_number(row['loss_error'], 2)}"
-            for row in said["laws"]
-        ]
-    out += [
-        f"  params {_number(p['params'])}, tokens {_number(p['tokens'])}: loss "
-        f"{_number(p['loss'], 5)} ({_number(p['low'])} .. {_number(p['high'])})"
-        for p in said.get("predictions", ())
-    ]
-    out += [f"kept out {e['row']}: {e['reason']}" for e in said["excluded"]]
-    out += [f"{d['name']}: {d['detail']}" for d in said["diagnostics"]]
     return out

@@ -44,6 +44,7 @@ def fit(runs: Runs, *, draws: int = 1000, seed: int = 0) -> Fit:
         coef=dict(zip(NAMES, shown[0].tolist(), strict=True)),
         se=dict(zip(NAMES, se.tolist(), strict=True)),
         intervals=dict(zip(NAMES, bounds, strict=True)),
+        profiles={},
         theta=curve[0],
         draws=curve[1:],
         objective=float(np.sum((np.exp(_values(curve[:1], log_c)[0] - best) - 1) ** 2)),

@@ -85,10 +85,23 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The validation rung of a study: its budget in FLOPs, and the forecast made without its run.
+
+    `run` is its row of `store.points`, None until one was chosen.
+    """
+
+    budget: float
+    forecast: Forecast | None
+    run: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """A study at some stage.
 
-    `panel` is None where `refusal` says why, `forecast` too where no target is named. Each of
+    `panel` is None where `refusal` says why, `forecast` too where no target is named, `validation`
+    where no rung is. Each of
     `ablation`, `hyper`, `downstream` and `mixture` is None where the study has no runs of that
     kind, a Diagnostic where they are not enough.
     """
@@ -103,6 +116,7 @@ class Evidence:
     runs: Runs
     panel: Panel | None
     forecast: Forecast | None
+    validation: Validation | None
     refusal: str
     ablation: Ablation | None
     hyper: Hyper | Diagnostic | None
@@ -198,6 +212,13 @@ def _promoted(
     )
 
 
+def _validation(rung: float | None, laws: Panel | None, points: pl.DataFrame) -> Validation | None:
+    if rung is None:
+        return None
+    runs = points.filter(pl.col("design") == "validation").to_dicts()
+    return Validation(rung, laws.at(rung) if laws else None, runs[0] if runs else None)
+
+
 def gather(con: store.Connection, study: str) -> Evidence:
     """Read a study from the store and fit it anew, with the same seed as ever."""
     about = store.query(con, STUDY, [study]).to_dicts()
@@ -215,11 +236,14 @@ def gather(con: store.Connection, study: str) -> Evidence:
     convention = "params as in the file" if outside else "params_active"
     runs = prepare(points, metric=metric, params_convention=convention)
     laws, refusal = _panel(runs)
-    target = resolved.get("promotion", {}).get("target")
+    plan: dict[str, Any] = resolved.get("promotion", {})
+    target = plan.get("target")
     if promotions:
         target = promotions[-1].forecast["budget"]
     levels = baseline_levels(resolved) if resolved.get("axes") else None
-    sweep = swept(points, ablation_rows(points, levels), resolved)
+    sweep = swept(
+        points.filter(pl.col("design") != "validation"), ablation_rows(points, levels), resolved
+    )
     return Evidence(
         study=study,
         question=head["question"] or "",
@@ -231,6 +255,7 @@ def gather(con: store.Connection, study: str) -> Evidence:
         runs=runs,
         panel=laws,
         forecast=laws.at(target) if laws and target else None,
+        validation=_validation(plan.get("rung"), laws, points),
         refusal=refusal,
         ablation=_ablation(points, levels, target),
         hyper=_tried(hyper.fit, sweep),

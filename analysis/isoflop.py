@@ -167,6 +167,7 @@ def fit(
         intervals=dict(
             zip(curves.COEFS, zip(low.tolist(), high.tolist(), strict=True), strict=True)
         ),
+        profiles={},
         theta=coef,
         draws=drawn[whole],
         objective=_misfit(pairs),

@@ -39,7 +39,8 @@ class Fit:
     """A fitted law.
 
     `coef` are the coefficients as papers write them, with standard errors and 95 % intervals from
-    the draws; None stands for one that the runs do not identify (a diagnostic says so). `theta`
+    the draws; None stands for one that the runs do not identify (a diagnostic says so). `profiles`
+    are 95 % intervals by profile likelihood, of the coefficients that have one. `theta`
     (p,) and `draws` (m, p), one row a bootstrap draw, are what the law computes with. `budgets` are
     those that the fit rests on, ascending.
     """
@@ -49,6 +50,7 @@ class Fit:
     coef: dict[str, float | None]
     se: dict[str, float | None]
     intervals: dict[str, tuple[float, float] | None]
+    profiles: dict[str, tuple[float, float]]
     theta: Floats
     draws: Floats
     objective: float

@@ -5,6 +5,7 @@
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -91,11 +92,19 @@ def _evidence_scale(residual: Floats) -> float:
     return 2 * inside / max(float(np.mean(psi**2)), 1e-300)
 
 
-def _unidentified(surface: Surface, runs: Runs, theta: Floats) -> list[Diagnostic]:
-    """Coefficients that a wide range of values fits as well as the best, by profile likelihood."""
+@dataclass(frozen=True)
+class Profile:
+    """What the runs leave open: ranges (of PROFILE) of the exponents, and doubts by name."""
+
+    ranges: dict[str, tuple[float, float]]
+    doubts: tuple[Diagnostic, ...]
+
+
+def _profiled(surface: Surface, runs: Runs, theta: Floats) -> Profile:
+    """Ranges of the exponents that fit the runs as well as the best, by profile likelihood."""
     sizes, log_y = sizes_of(runs.frame), np.log(runs.column("loss"))
     if len(log_y) > SAMPLE:
-        return []
+        return Profile({}, ())
     residual = log_y - evaluate(surface, sizes, theta[None])[0][0]
     scale, best = _evidence_scale(residual), float(huber(residual).sum())
 
@@ -106,19 +115,29 @@ def _unidentified(surface: Surface, runs: Runs, theta: Floats) -> list[Diagnosti
         found = descend(surface, sizes, log_y, ones, start, fixed=(place,))
         return scale * (objective(surface, sizes, log_y, ones, found) - best)
 
-    out: list[Diagnostic] = []
+    ranges: dict[str, tuple[float, float]] = {}
+    doubts: list[Diagnostic] = []
     for place in surface.exponents:
-        name = surface.names[place]
-        fits = PROFILE[loses(place, PROFILE) < CHI_SQUARED]
-        at_bound = np.isclose(theta[place], EXPONENTS, rtol=1e-3).any()
-        if at_bound or (len(fits) and (fits[0] == PROFILE[0] or fits[-1] == PROFILE[-1])):
-            ends = f"{fits[0]:.2g} to {fits[-1]:.2g}" if len(fits) else f"only {theta[place]:.2g}"
-            why = f"of the exponents tried {ends} fit the runs as well as the best"
-            out.append(Diagnostic(f"{name}_unidentified", why))
+        name, value = surface.names[place], float(theta[place])
+        tried = np.sort(np.append(PROFILE, value))
+        low, high = _range(tried, np.maximum(loses(place, tried), 0.0), value)
+        ranges[name] = (low, high)
+        if low == tried[0] or high == tried[-1] or np.isclose(value, EXPONENTS, rtol=1e-3).any():
+            why = f"exponents from {low:.2g} to {high:.2g} fit the runs as well as the best"
+            doubts.append(Diagnostic(f"{name}_unidentified", why))
     if loses(0, np.array([theta[1] - 12.0]))[0] < CHI_SQUARED:
         why = "a floor of zero fits the runs as well: no irreducible loss is seen"
-        out.append(Diagnostic("E_unidentified", why))
-    return out
+        doubts.append(Diagnostic("E_unidentified", why))
+    return Profile(ranges, tuple(doubts))
+
+
+def _range(tried: Floats, ratio: Floats, best: float) -> tuple[float, float]:
+    """Where the root of a likelihood ratio, nearly straight on either side, reaches CHI_SQUARED."""
+    root, limit = np.sqrt(ratio), math.sqrt(CHI_SQUARED)
+    below, above = tried <= best, tried >= best
+    low = np.interp(-limit, -root[below], tried[below])
+    high = np.interp(limit, root[above], tried[above])
+    return float(low), float(high)
 
 
 # What cannot be trusted when an exponent is unidentified.
@@ -142,13 +161,15 @@ def fit(
     _check(surface, runs)
     sizes, log_y = sizes_of(runs.frame), np.log(runs.column("loss"))
     theta, value = solve(surface, sizes, log_y)
-    doubts = _unidentified(surface, runs, theta) if profiles else []
+    profile = _profiled(surface, runs, theta) if profiles else Profile({}, ())
     drawn = _uncentered(surface, sizes.center, _drawn(surface, runs, theta, draws, seed))
     center = _uncentered(surface, sizes.center, theta[None])
-    lost = {c for d in doubts for c in FOLLOWS[d.name.removesuffix("_unidentified")]}
+    lost = {c for d in profile.doubts for c in FOLLOWS[d.name.removesuffix("_unidentified")]}
     coef = {k: float(v[0]) for k, v in coefficients(surface, center).items()}
     names = [*coef]
     se, low, high = spread(np.stack([*coefficients(surface, drawn).values()], axis=1))
+    # About the centre it was profiled as another coefficient.
+    moved = {"beta"} if any(e.feature == "xy" for e in surface.entries) else set[str]()
     rungs = runs.rungs
     return Fit(
         law=name,
@@ -159,13 +180,14 @@ def fit(
             k: None if k in lost else (float(down), float(up))
             for k, down, up in zip(names, low, high, strict=True)
         },
+        profiles={k: pair for k, pair in profile.ranges.items() if k not in lost | moved},
         theta=center[0],
         draws=drawn,
         objective=value,
         run_ids=tuple(runs.frame["run_id"].to_list()),
         budgets=rungs,
         params_convention=runs.params_convention,
-        diagnostics=tuple(doubts),
+        diagnostics=profile.doubts,
         excluded=runs.excluded,
     )
 

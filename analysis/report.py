@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from analysis import ablation_section, law_sections, page, run_figures, style, sweep_sections
-from analysis.evidence import Evidence, Promoted, gather
+from analysis.evidence import Evidence, Promoted, Validation, gather
 from analysis.law import Forecast, scientific
 from analysis.store import Connection
 
@@ -27,10 +27,12 @@ def _percent(level: float) -> str:
 def _progress(evidence: Evidence) -> str:
     """How many trials are done and how many runs came from outside."""
     outside = int((evidence.points["design"] == "imported").sum())
-    done = sum(row["state"] == "DONE" for row in evidence.trials)
+    # The validation rung is no trial of a design: it has a section of its own.
+    trials = [row for row in evidence.trials if row["design"] != "validation"]
+    done = sum(row["state"] == "DONE" for row in trials)
     said: list[str] = []
-    if evidence.trials or not outside:
-        said.append(f"{done} of {len(evidence.trials)} trials are done")
+    if trials or not outside:
+        said.append(f"{done} of {len(trials)} trials are done")
     if outside:
         said.append(f"{outside} runs were imported")
     return f"{' and '.join(said)}."
@@ -78,12 +80,32 @@ def _promised(promoted: Promoted, metric: str, progress: str) -> str:
     sentence = _said(loss, said["budget"], said["level"], said["low"], said["high"])
     if measured is None:
         return f"{sentence}; the promoted run has not been measured yet. {progress}"
-    error = 100 * (measured / said["loss"] - 1)
-    inside = "inside" if said["low"] <= measured <= said["high"] else "outside"
-    return (
-        f"{sentence}; the promoted run measured {measured:.4f}, {abs(error):.2f} % "
-        f"{'above' if error > 0 else 'below'} it and {inside} the interval."
-    )
+    hit = _hit(measured, said["loss"], said["low"], said["high"])
+    return f"{sentence}; the promoted run measured {hit}."
+
+
+def _hit(measured: float, loss: float, low: float, high: float) -> str:
+    error = 100 * (measured / loss - 1)
+    where = "above" if error > 0 else "below"
+    inside = "inside" if low <= measured <= high else "outside"
+    return f"{measured:.4f}, {abs(error):.2f} % {where} it and {inside} the interval"
+
+
+def _validation(rung: Validation, metric: str) -> str:
+    said, run = rung.forecast, rung.run
+    parts = [f"A run of {scientific(rung.budget)} FLOPs, which no fit is given, tests the laws."]
+    if said:
+        loss = _loss(said.loss, metric)
+        parts.append(f"{_said(loss, said.budget, said.level, said.low, said.high)}.")
+    if run is None:
+        parts.append("It is trained when every other gate of the promotion passes.")
+    elif run["state"] == "DONE" and run["loss"] is not None and said:
+        sizes = f"{scientific(run['params'])} parameters and {scientific(run['tokens'])} tokens"
+        hit = _hit(run["loss"], said.loss, said.low, said.high)
+        parts.append(f"Run {run['run_id']}, of {sizes}, measured {hit}.")
+    else:
+        parts.append(f"Run {run['run_id']} is {run['state']}.")
+    return page.section("Validation rung", page.paragraph(" ".join(parts)))
 
 
 def _promotion(promoted: Promoted, number: int, metric: str) -> str:
@@ -148,6 +170,8 @@ def _runs(evidence: Evidence) -> Iterator[str]:
 
 def _sections(evidence: Evidence) -> Iterator[str]:
     yield from law_sections.sections(evidence)
+    if evidence.validation:
+        yield _validation(evidence.validation, evidence.metric)
     yield ablation_section.section(evidence)
     yield from sweep_sections.sections(evidence)
     for number, promoted in enumerate(evidence.promotions, start=1):

@@ -148,8 +148,8 @@ class Driver:
         workers = self.study.cluster.workers
         live = [job for job in jobs if job.name in self.scan.names]
         for request in next_jobs(views.values(), live, self.study.cluster, self.speed):
-            # Promoted stages run alone.
-            alone = stage == "promotion"
+            # Promoted stages and the validation rung run alone.
+            alone = stage != "trials"
             threads = max(1, cores() // (request.world_size if alone else workers))
             grants = list(request.grants)
             job = self._start(stage, request, worker.work, str(self.place.runs), grants, threads)

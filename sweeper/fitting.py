@@ -87,9 +87,10 @@ def fit(
     law = _known_law(law or "auto")
     if target is not None and not (target > 0 and math.isfinite(target)):
         raise UserError(f"--target {target:g} is no number of FLOPs; give one above zero")
-    from analysis.answer import answer, lines
+    from analysis.answer import answer
     from analysis.points import read_sizes
     from analysis.tables import parse_columns
+    from analysis.wording import lines
 
     with _refusals():
         rows, target = _runs(points, overrides, law, target, columns)

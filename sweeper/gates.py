@@ -1,9 +1,11 @@
 """Gates: what the evidence must reach before the large run starts by itself."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sweeper.runs import RunView
 from sweeper.study import GateLimits
 from train.config import Frozen
 
@@ -15,12 +17,24 @@ NO_DOUBT = frozenset({"plain_power_law"})
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The validation rung: the forecast made without it, and its run once that was chosen."""
+
+    forecast: "Forecast"
+    run: RunView | None
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """What a promotion is decided on; `states` counts trials by state."""
+    """What a promotion is decided on; `states` counts trials by state.
+
+    `validation` is None where the study asks for no rung.
+    """
 
     forecast: "Forecast"
     states: Mapping[str, int]
     gpu_hours: float
+    validation: Validation | None = None
 
 
 class GateResult(Frozen):
@@ -85,6 +99,36 @@ def budget(evidence: Evidence, limits: GateLimits) -> Verdict:
     return hours <= limits.budget, hours, limits.budget, "GPU-hours of all promoted stages"
 
 
+def validation_rung(evidence: Evidence, limits: GateLimits) -> Verdict:
+    """How far the rung's loss is from its forecast, in half-widths of the interval on that side."""
+    limit, asked = limits.validation_rung, evidence.validation
+    if asked is None:
+        return True, None, limit, "no validation rung was asked for"
+    said, run = asked.forecast, asked.run
+    where = f"{said.budget:.3g} FLOPs"
+    if run is None or not run.finished:
+        why = f"its run of {where} has not ended; it is trained where every other gate passes"
+        return False, None, limit, why
+    loss = run.result.nats_per_token if run.result else None
+    if run.state != "DONE" or loss is None:
+        return False, None, limit, f"run {run.run_id} of {where} {run.state}: {run.message}"
+    off = half_widths(loss, said)
+    why = (
+        f"{where}: measured {loss:.4f} (run {run.run_id}), forecast without it {said.loss:.4f} "
+        f"({said.low:.4f} to {said.high:.4f})"
+    )
+    return off <= limit, off, limit, why
+
+
+def half_widths(loss: float, said: "Forecast") -> float:
+    """|ln(loss / forecast)| over the interval's half-width on the loss's side: 1 at its bound."""
+    half = math.log(said.high / said.loss if loss > said.loss else said.loss / said.low)
+    off = abs(math.log(loss / said.loss))
+    if half == 0:
+        return math.inf if off else 0.0
+    return off / half
+
+
 GATES: dict[str, Callable[[Evidence, GateLimits], Verdict]] = {
     "fit_quality": fit_quality,
     "interval_width": interval_width,
@@ -92,6 +136,7 @@ GATES: dict[str, Callable[[Evidence, GateLimits], Verdict]] = {
     "backtest_error": backtest_error,
     "trials_complete": trials_complete,
     "budget": budget,
+    "validation_rung": validation_rung,
 }
 
 
@@ -99,7 +144,9 @@ def judge(evidence: Evidence, limits: GateLimits) -> tuple[GateResult, ...]:
     """Every gate's result, in the order of the table."""
     results: list[GateResult] = []
     for name, gate in GATES.items():
-        passed, observed, limit, why = gate(evidence, limits)
+        passed, seen, limit, why = gate(evidence, limits)
+        # JSON has no infinity: a promotion that held one would not be read back as it was sealed.
+        observed = seen if seen is not None and math.isfinite(seen) else None
         results.append(
             GateResult(name=name, passed=passed, observed=observed, limit=limit, why=why)
         )

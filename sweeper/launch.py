@@ -20,6 +20,7 @@ from sweeper.runs import Runs, RunView, look_now
 from sweeper.speed import Speed, measured_speed
 from sweeper.study import Study
 from sweeper.trials import OptunaTrials
+from sweeper.validation import choose, chosen
 from sweeper.watch import Display
 from train.config import RunSpec
 from train.runlog import write_atomic
@@ -27,13 +28,17 @@ from train.runlog import write_atomic
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a study stands: every trial and promoted run, and what they say of the target."""
+    """Where a study stands: every trial and promoted run, and what they say of the target.
+
+    `rung` is the validation rung, once it was chosen.
+    """
 
     planned: Sequence[Planned]
     views: Mapping[str, RunView]
     findings: Findings
     proposal: Proposal | None
     promotion: Promotion | None
+    rung: Planned | None = None
 
     @property
     def failed(self) -> list[RunView]:
@@ -45,6 +50,14 @@ class Standing:
             if run.state == "FAILED" or (run.state == "DIVERGED" and name in promoted)
         ]
 
+    @property
+    def rung_is_due(self) -> bool:
+        """Whether a validation rung that has not ended is all that holds the promotion."""
+        if self.promotion or self.proposal is None:
+            return False
+        run = self.views[self.rung.run_id] if self.rung else None
+        return self.proposal.held == ("validation_rung",) and not (run and run.finished)
+
 
 def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
     """Bring the store of a study up to date and say where the study stands."""
@@ -52,19 +65,23 @@ def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
     record, promotion = read(place.ledger), promote.load(place)
     planned = expand(study, record.batches)
     promote.check(study, promotion)
-    runs = Runs(place.runs, all_specs(planned, promotion))
+    rung = chosen(study, planned, record)
+    runs = Runs(place.runs, all_specs(planned, promotion, rung))
     views = look_now(runs, record.jobs, home)
-    findings = refresh(place, study, planned, record, views, promotion)
+    findings = refresh(place, study, planned, record, views, promotion, rung)
     if write_report:
         with opened(place) as con:
             report.write(con, study.name, place.report)
-    proposal = propose(study, planned, views, findings, measured_speed(place.runs))
-    return Standing(planned, views, findings, proposal, promotion)
+    proposal = propose(study, planned, views, findings, measured_speed(place.runs), rung)
+    return Standing(planned, views, findings, proposal, promotion, rung)
 
 
-def all_specs(planned: Sequence[Planned], promotion: Promotion | None) -> list[RunSpec]:
-    """Every run of a study: those of its trials, and the promoted ones."""
-    return [p.spec for p in planned] + list(promotion.specs if promotion else ())
+def all_specs(
+    planned: Sequence[Planned], promotion: Promotion | None, rung: Planned | None
+) -> list[RunSpec]:
+    """Every run of a study: those of its trials, the validation rung, and the promoted ones."""
+    trials = [*planned, *([rung] if rung else [])]
+    return [p.spec for p in trials] + list(promotion.specs if promotion else ())
 
 
 def propose(
@@ -73,6 +90,7 @@ def propose(
     views: Mapping[str, RunView],
     findings: Findings,
     speed: Speed,
+    rung: Planned | None,
 ) -> Proposal | None:
     """The promotion that the forecast asks for, before every gate; None without a forecast."""
     if findings.forecast is None:
@@ -80,7 +98,9 @@ def propose(
     chain = promote.specs(study, findings.forecast)
     expected = promote.cost(chain, speed)
     states = Counter(views[p.run_id].state for p in planned)
-    evidence = gates.Evidence(findings.forecast, states, expected.gpu_hours)
+    said = findings.rung
+    validation = said and gates.Validation(said, views[rung.run_id] if rung else None)
+    evidence = gates.Evidence(findings.forecast, states, expected.gpu_hours, validation)
     return Proposal(chain, expected, gates.judge(evidence, study.promotion.gates))
 
 
@@ -97,8 +117,11 @@ def launch(study: Study, home: Path, console: Console) -> Standing:
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
             run_trials(driver, planned)
-            if study.promotion.approve == "auto" and promote.load(place) is None:
-                _decide(driver, stand(study, home), "gates", "every gate passed")
+            auto = study.promotion.approve == "auto"
+            if (auto or study.promotion.rung) and promote.load(place) is None:
+                standing = run_rung(driver, stand(study, home))
+                if auto:
+                    _decide(driver, standing, "gates", "every gate passed")
             run_promotion(driver)
         return stand(study, home, write_report=True)
 
@@ -112,8 +135,9 @@ def promote_by_hand(
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
             if promote.load(place) is None:
-                reason = force or "every gate passed"
-                _decide(driver, stand(study, home), person, reason, bool(force))
+                reason, standing = force or "every gate passed", stand(study, home)
+                standing = standing if force else run_rung(driver, standing)
+                _decide(driver, standing, person, reason, bool(force))
             run_promotion(driver)
         return stand(study, home, write_report=True)
 
@@ -125,7 +149,7 @@ def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
     """
     place, study = driver.place, driver.study
     views = look_now(
-        Runs(place.runs, all_specs(planned, None)), driver.ledger.record.jobs, place.home
+        Runs(place.runs, all_specs(planned, None, None)), driver.ledger.record.jobs, place.home
     )
     trials = OptunaTrials(place.optuna, study, planned, views)
     known = list(planned)
@@ -152,12 +176,31 @@ def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
         trials.close()
 
 
+def run_rung(driver: Driver, standing: Standing) -> Standing:
+    """Train the validation rung where it is all that the promotion waits for."""
+    study, place, said = driver.study, driver.place, standing.findings.rung
+    if said is None or not standing.rung_is_due:
+        return standing
+    if standing.rung is None:
+        driver.ledger.append(choose(study, standing.planned, said))
+    rung = chosen(study, standing.planned, driver.ledger.record)
+    assert rung is not None
+    driver.display.say(
+        f"trial {rung.trial.number} is the validation rung of {said.budget:.3g} FLOPs: forecast "
+        f"{said.loss:.4f} nats/token ({said.low:.4f} to {said.high:.4f})"
+    )
+    if not place.has_result(rung.run_id):
+        driver.prepare([rung.spec.data])
+    driver.drive("validation", [rung.spec], lambda views: None)
+    return stand(study, place.home)
+
+
 def _decide(
     driver: Driver, standing: Standing, person: str, reason: str, forced: bool = False
 ) -> None:
     """Write the promotion down where the gates let it pass, or a person does."""
     proposal, forecast = standing.proposal, standing.findings.forecast
-    if proposal is None or forecast is None or not (proposal.passed or forced):
+    if proposal is None or forecast is None or (proposal.held and not forced):
         return
     decided = promote.decide(driver.place, proposal, as_json(forecast), person, reason)
     driver.ledger.append({"event": "promoted", "digest": decided.digest, "by": decided.decided_by})

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sweeper.errors import UserError
 
 Event = dict[str, Any]
-Stage = Literal["data", "trials", "promotion"]
+Stage = Literal["data", "trials", "validation", "promotion"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The validation rung that was chosen: budget and params_target, after the trials of `saw`."""
+
+    saw: tuple[str, ...]
+    budget: float
+    params: float
+
+
+@dataclass(frozen=True)
 class Record:
     """What the events of a ledger add up to."""
 
@@ -53,6 +62,7 @@ class Record:
     created: float = 0.0
     jobs: tuple[Job, ...] = ()
     batches: tuple[Batch, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
     def next_job(self) -> str:
         """The name of the next job: with a random study id, so that no other study has it."""
@@ -64,6 +74,7 @@ def replay(events: Iterable[Event]) -> Record:
     uid, created = "", 0.0
     jobs: list[Job] = []
     batches: list[Batch] = []
+    rungs: list[Rung] = []
     for event in events:
         match event["event"]:
             case "study":
@@ -76,10 +87,12 @@ def replay(events: Iterable[Event]) -> Record:
             case "batch":
                 points = tuple((budget, size, seed) for budget, size, seed in event["points"])
                 batches.append(Batch(tuple(event["saw"]), points, event["why"]))
+            case "rung":
+                rungs.append(Rung(tuple(event["saw"]), event["budget"], event["params"]))
             case _:
                 # Said for people: what they announce has a record of its own (promotion.json).
                 pass
-    return Record(uid, created, tuple(jobs), tuple(batches))
+    return Record(uid, created, tuple(jobs), tuple(batches), tuple(rungs))
 
 
 def _line(event: Event) -> bytes:

@@ -8,9 +8,10 @@ from rich.table import Table
 from model.config import params_active
 from sweeper.designs import Planned
 from sweeper.folders import StudyDir
+from sweeper.recipe import centre_params
 from sweeper.runs import planned_flops
 from sweeper.speed import Speed
-from sweeper.study import Adaptive, Study
+from sweeper.study import Adaptive, Design, Study
 from sweeper.watch import duration
 
 
@@ -89,8 +90,29 @@ def plan_summary(study: Study, rows: Sequence[PlanRow], speed: Speed) -> str:
         f"{sum(row.flops for row in left):.3g} FLOPs to train, about {duration(wall)} on "
         f"{study.cluster.workers} workers (speed: {speed.source})\n"
         f"{_growth(study)}"
+        f"{_rung(study, speed)}"
         f"then {stages} at {plan.target:.3g} FLOPs, dp={plan.dp}, its shape chosen by the fit, "
         f"{'if the gates pass' if plan.approve == 'auto' else 'on approval'}"
+    )
+
+
+def _rung(study: Study, speed: Speed) -> str:
+    """What the validation rung costs, where there is one: a line, or nothing."""
+    plan = study.promotion
+    if plan.rung is None:
+        return ""
+    ratios = [_tokens_per_param(design) for design in study.designs]
+    params = centre_params(study.base, plan.rung, ratios[0])
+    seconds = plan.rung / (speed.flops_per_second(params) * plan.dp)
+    return (
+        f"then, if every other gate passes, a validation rung of {plan.rung:.3g} FLOPs, dp="
+        f"{plan.dp}, about {duration(seconds)}\n"
+    )
+
+
+def _tokens_per_param(design: Design) -> float:
+    return (
+        design.start.tokens_per_param if isinstance(design, Adaptive) else design.tokens_per_param
     )
 
 

@@ -44,8 +44,9 @@ class Proposal:
     gates: tuple[GateResult, ...]
 
     @property
-    def passed(self) -> bool:
-        return all(gate.passed for gate in self.gates)
+    def held(self) -> tuple[str, ...]:
+        """Names of the gates that do not pass."""
+        return tuple(gate.name for gate in self.gates if not gate.passed)
 
 
 class Promotion(Frozen):
@@ -82,24 +83,31 @@ def specs(study: Study, forecast: "Forecast") -> tuple[RunSpec, ...]:
     """
     plan = study.promotion
     try:
-        recipe = with_digest(study.base)
-        model = shape(recipe, forecast.params)
-        first = pretrain_spec(
-            recipe,
-            model,
-            horizon(recipe, model, plan.target),
-            study=study.name,
-            trial=NO_TRIAL,
-            budget=plan.target,
-            seed=plan.seed,
-            dp=plan.dp,
-        )
-        chain = [first]
+        chain = [pretraining(study, forecast.params, plan.target, NO_TRIAL)]
         for stage in plan.stages:
             chain.append(_next_stage(study, stage, chain[-1]))
     except ValueError as error:
         raise UserError(f"study {study.name!r}: the promoted run: {explain(error)}") from error
     return tuple(chain)
+
+
+def pretraining(study: Study, params: float, budget: float, trial: int) -> RunSpec:
+    """A pretraining laid out as the plan says: the shape nearest `params`, tokens by the budget.
+
+    Raises ValueError where that cannot be built.
+    """
+    recipe, plan = with_digest(study.base), study.promotion
+    model = shape(recipe, params)
+    return pretrain_spec(
+        recipe,
+        model,
+        horizon(recipe, model, budget),
+        study=study.name,
+        trial=trial,
+        budget=budget,
+        seed=plan.seed,
+        dp=plan.dp,
+    )
 
 
 def _next_stage(study: Study, stage: PostTraining, parent: RunSpec) -> RunSpec:

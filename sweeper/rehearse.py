@@ -20,7 +20,7 @@ from rich.console import Console
 
 from sweeper.designs import expand
 from sweeper.folders import StudyDir, driver_lock
-from sweeper.launch import Standing, run_trials, stand
+from sweeper.launch import Standing, run_rung, run_trials, stand
 from sweeper.runs import RunView, planned_flops
 from sweeper.simulated import SimulatedDriver, Trainer
 from sweeper.speed import Speed
@@ -73,8 +73,9 @@ class Estimate:
 class Replicate:
     """What one rehearsal came to.
 
-    `states` are of its trials, `flops` were spent on them. `estimates` are empty where `refusal`
-    says why there is no forecast; `held_by` names the gates that would not let the promotion pass.
+    `states` are of its trials, `flops` were spent on them and on the validation rung. `estimates`
+    are empty where `refusal` says why there is no forecast; `held_by` names the gates that would
+    not let the promotion pass.
     """
 
     number: int
@@ -150,11 +151,10 @@ def _replicate(number: int, study: Study, trainer: Trainer, truth: Optimum) -> R
         standing = _run(study, StudyDir(Path(folder).resolve(), study.name), trainer)
     views = [standing.views[p.run_id] for p in standing.planned]
     forecast = standing.findings.forecast
-    runs = {view.run_id: view for view in views}
     return Replicate(
         number=number,
         states=dict(sorted(Counter(view.state for view in views).items())),
-        flops=sum(map(_flops, runs.values())),
+        flops=sum(map(_flops, standing.views.values())),
         estimates=_estimates(forecast, truth) if forecast else {},
         refusal=standing.findings.refusal,
         held_by=_held_by(standing),
@@ -162,12 +162,13 @@ def _replicate(number: int, study: Study, trainer: Trainer, truth: Optimum) -> R
 
 
 def _run(study: Study, place: StudyDir, trainer: Trainer) -> Standing:
-    """The trials of a study brought to their ends, its fits and its promotion's gates."""
+    """The trials of a study brought to their ends, its fits, its rung, and its gates."""
     planned = expand(study)
     with driver_lock(place):
         with Display(Console(quiet=True), study.name, trainer.speed) as display:
-            run_trials(SimulatedDriver(study, place, display, trainer), planned)
-        return stand(study, place.home)
+            driver = SimulatedDriver(study, place, display, trainer)
+            run_trials(driver, planned)
+            return run_rung(driver, stand(study, place.home))
 
 
 def _flops(run: RunView) -> float:
@@ -178,7 +179,7 @@ def _flops(run: RunView) -> float:
 def _held_by(standing: Standing) -> tuple[str, ...]:
     if standing.proposal is None:
         return (NO_FORECAST,)
-    return tuple(gate.name for gate in standing.proposal.gates if not gate.passed)
+    return standing.proposal.held
 
 
 def _estimates(said: "Forecast", truth: Optimum) -> dict[str, Estimate]:

@@ -12,6 +12,7 @@ from analysis.ablation import Effect, effects
 from analysis.forecast import fit_row, panel, promotable
 from analysis.law import Fit, Forecast, NotEnough
 from analysis.levels import ablation_rows, baseline_levels
+from analysis.multiplier import Multiplier, multipliers
 from analysis.runs import prepare
 from sweeper.designs import Planned
 from sweeper.errors import UserError
@@ -25,12 +26,17 @@ from sweeper.study import Study
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs so far say: a forecast or why there is none, and what each level does."""
+    """What the runs so far say: a forecast or why there is none, and what each level does.
+
+    `rung` is the forecast at the validation rung, where the study asks for one.
+    """
 
     forecast: Forecast | None
     refusal: str
     fits: tuple[Fit, ...]
     effects: tuple[Effect, ...]
+    multipliers: tuple[Multiplier, ...]
+    rung: Forecast | None = None
 
 
 @contextmanager
@@ -58,12 +64,14 @@ def refresh(
     record: Record,
     views: Mapping[str, RunView],
     promotion: Promotion | None,
+    rung: Planned | None,
 ) -> Findings:
     """Write all derived tables of a study, ingest its runs, fit, and forecast the target."""
+    trials = [*planned, *([rung] if rung else [])]
     living = scan(place.home).names
     with opened(place) as con:
         store.replace(con, "studies", study.name, [_study_row(study, record)])
-        store.replace(con, "trials", study.name, [_trial_row(p) for p in planned])
+        store.replace(con, "trials", study.name, [_trial_row(p) for p in trials])
         store.replace(con, "jobs", study.name, _job_rows(record, living))
         store.ingest(con, place.runs, {name: run.state for name, run in views.items()})
         store.ingest_imported(con, study.name, place.imported)
@@ -85,14 +93,17 @@ def ask(place: StudyDir, sql: str) -> pl.DataFrame:
 
 def find(points: pl.DataFrame, study: Study) -> Findings:
     """The forecast of the study's target, and its ablations, from rows as of `store.points`."""
+    target, rung = study.promotion.target, study.promotion.rung
     rows = ablation_rows(points, baseline_levels(study.model_dump(mode="json")))
     found = tuple(effects(rows)) if len(rows) else ()
+    worth = tuple(multipliers(rows, target)) if len(rows) else ()
     try:
         laws = panel(prepare(points, metric=study.metric.removeprefix("val/")))
-        said = promotable(laws.at(study.promotion.target))
-        return Findings(said, "", tuple(m.fit for m in laws.members), found)
+        said = promotable(laws.at(target))
+        below = promotable(laws.at(rung)) if rung else None
+        return Findings(said, "", tuple(m.fit for m in laws.members), found, worth, below)
     except NotEnough as reason:
-        return Findings(None, str(reason), (), found)
+        return Findings(None, str(reason), (), found, worth)
 
 
 def _study_row(study: Study, record: Record) -> dict[str, object]:

@@ -105,7 +105,8 @@ class GateLimits(Frozen):
 
     `fit_quality` is a number of named doubts, `interval_width` and `backtest_error` are fractions
     of the loss, `extrapolation` decades of compute, `trials_complete` a fraction of the trials,
-    `budget` GPU-hours (process-hours where there is no GPU).
+    `budget` GPU-hours (process-hours where there is no GPU), `validation_rung` half-widths of the
+    forecast's interval at the rung.
     """
 
     fit_quality: int = Field(default=0, ge=0)
@@ -114,6 +115,7 @@ class GateLimits(Frozen):
     backtest_error: Positive = 0.05
     trials_complete: float = Field(default=0.9, ge=0, le=1)
     budget: Positive = 24.0
+    validation_rung: Positive = 1.0
 
 
 class PostTraining(Frozen):
@@ -125,9 +127,14 @@ class PostTraining(Frozen):
 
 
 class PromotionPlan(Frozen):
-    """The large run: its budget in FLOPs, its layout, the stages after it, and who approves."""
+    """The large run: its budget in FLOPs, its layout, the stages after it, and who approves.
+
+    `rung` is a budget between the ladder and the target: one run of it, at the optimum forecast for
+    it, has to be hit by the forecast first. It is trained where every other gate passes.
+    """
 
     target: Positive
+    rung: Positive | None = None
     dp: int = Field(default=2, gt=0)
     seed: Seed = 0
     stages: tuple[PostTraining, ...] = ()
@@ -161,12 +168,21 @@ class Study(Frozen):
                 f"promotion.target={self.promotion.target:g} is not above the ladder, whose top "
                 f"budget is {self.budgets[-1]:g}; raise the target or drop budgets"
             )
+        self._check_rung()
         for kind in ("one_at_a_time", "grid"):
             if not self.axes and any(design.kind == kind for design in self.designs):
                 raise ValueError(f"design {kind!r} has no axes to vary; add axes=(Axis(...), ...)")
         self._check_axes()
         self._check_adaptive()
         return self
+
+    def _check_rung(self) -> None:
+        rung, top, target = self.promotion.rung, self.budgets[-1], self.promotion.target
+        if rung is not None and not top < rung < target:
+            raise ValueError(
+                f"promotion.rung={rung:g} is not between the ladder, whose top budget is {top:g}, "
+                f"and the target {target:g}; use one such as {(top * target) ** 0.5:.2g}"
+            )
 
     def _check_adaptive(self) -> None:
         found = [design for design in self.designs if isinstance(design, Adaptive)]

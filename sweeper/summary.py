@@ -8,7 +8,7 @@ from sweeper import promote
 from sweeper.folders import StudyDir
 from sweeper.launch import Standing
 from sweeper.study import Study
-from sweeper.watch import duration, label
+from sweeper.watch import duration, label, size
 
 
 def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
@@ -26,8 +26,26 @@ def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
         yield f"  note: {doubt}"
 
 
+def _rung_lines(standing: Standing) -> Iterator[str]:
+    """The loss forecast for the validation rung, and what its run measured."""
+    said = standing.findings.rung
+    if said is None:
+        return
+    line = (
+        f"validation rung of {said.budget:.3g} FLOPs: forecast {said.loss:.4f} "
+        f"({said.low:.4f} to {said.high:.4f})"
+    )
+    if standing.rung is None:
+        yield f"{line}; its run is not chosen yet"
+        return
+    run = standing.views[standing.rung.run_id]
+    loss = run.result.nats_per_token if run.result else None
+    measured = "" if loss is None else f", measured {loss:.4f}"
+    yield f"{line}; {size(run.spec)}, {run.spec.tokens:,} tokens: {run.state}{measured}"
+
+
 def effect_lines(standing: Standing) -> Iterator[str]:
-    """What each level of an axis does to the loss against the baseline, with its interval."""
+    """What each level of an axis does to the loss, and what its FLOPs are worth at the target."""
     for effect in standing.findings.effects:
         line = f"  {effect.axis}={effect.level}: {effect.verdict}"
         if effect.difference is not None:
@@ -35,6 +53,12 @@ def effect_lines(standing: Standing) -> Iterator[str]:
         if effect.low is not None and effect.high is not None:
             line += f" ({effect.low:+.4f} to {effect.high:+.4f}, {effect.n} pairs)"
         yield line
+    for worth in standing.findings.multipliers:
+        if (at := worth.target) and at.low is not None and at.high is not None:
+            yield (
+                f"  {worth.axis}={worth.level}: {worth.verdict}; at {at.budget:.3g} FLOPs worth "
+                f"{at.multiplier:.2f} times the baseline's FLOPs ({at.low:.2f} to {at.high:.2f})"
+            )
 
 
 def gate_lines(standing: Standing) -> Iterator[str]:
@@ -66,8 +90,9 @@ def cost_lines(standing: Standing) -> Iterator[str]:
 
 
 def promotion_lines(standing: Standing, file: str) -> Iterator[str]:
-    """What was promoted and how it compares, or what holds it and what to type next."""
+    """The validation rung; what was promoted and how it compares, or what holds it."""
     promotion = standing.promotion
+    yield from _rung_lines(standing)
     if promotion is None:
         yield from _held(standing, file)
         return
@@ -91,9 +116,11 @@ def _held(standing: Standing, file: str) -> Iterator[str]:
     if proposal is None:
         yield "not promoted: there is no forecast to promote on"
         return
-    holding = [gate.name for gate in proposal.gates if not gate.passed]
-    if holding:
-        yield f"not promoted: held by {', '.join(holding)}"
+    if standing.rung_is_due:
+        yield "not promoted yet: every other gate passes, and the validation rung is to be trained"
+        yield f"  to train it, and to promote where it passes: sweeper promote {file}"
+    elif proposal.held:
+        yield f"not promoted: held by {', '.join(proposal.held)}"
         yield f'  to promote all the same: sweeper promote {file} --force "your reason"'
     else:
         yield "not promoted yet: every gate passes, and approval is yours"

@@ -6,9 +6,10 @@ import math
 import polars as pl
 import pytest
 
-from analysis.answer import LAW_NAMES, answer, lines
+from analysis.answer import LAW_NAMES, answer
 from analysis.law import NotEnough
 from analysis.points import Points
+from analysis.wording import lines
 from tests.analysis import ladders, reference
 
 BUDGETS = (1e18, 3e18, 1e19, 3e19, 1e20)

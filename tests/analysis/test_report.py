@@ -224,6 +224,35 @@ def test_an_ablation_is_told_in_words(done: Page) -> None:
     assert "There is no compute multiplier: all runs are at one budget" in words(done)
 
 
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        (None, "It is trained when every other gate of the promotion passes."),
+        (
+            {"nats_per_token": 9.0},
+            r"measured 9\.0000, \d+\.\d\d % above it and outside the interval",
+        ),
+        ({"state": "DIVERGED", "nats_per_token": None}, "Run v0 is DIVERGED."),
+    ],
+)
+def test_the_validation_rung_is_held_against_its_forecast(
+    study: Study, tmp_path: Path, result: dict[str, Any] | None, says: str
+) -> None:
+    con = study()
+    resolved = json.dumps({"promotion": {"target": 1e13, "rung": 4e12}})
+    store.replace(con, "studies", "tiny", [{"question": "", "resolved": resolved}])
+    if result:
+        rows = store.query(con, "select * from trials where study = 'tiny'").to_dicts()
+        rung = {"number": 29, "run_id": "v0", "design": "validation", "budget": 4e12}
+        store.replace(con, "trials", "tiny", [*rows, rung])
+        ladders.write_run(tmp_path / "runs", "v0", result=result, spec={"budget": 4e12})
+        store.ingest(con, tmp_path / "runs", {"v0": "RUNNING"})
+    text = words(written(con, tmp_path))
+    assert "A run of 4e12 FLOPs, which no fit is given, tests the laws. At 4e12 FLOPs" in text
+    assert re.search(says, text)
+    assert "28 of 29 trials are done" in text
+
+
 def test_markup_in_names_is_shown_and_never_run(study: Study, tmp_path: Path, done: Page) -> None:
     evil = "<script>alert('x')</script><img src=x onerror=alert(1)>"
     page = written(study(name=evil, question=f"Why {evil}?"), tmp_path, name=evil)

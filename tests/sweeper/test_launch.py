@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import STUDY, CommandLine
-from observing import runs, starts
+from observing import runs, starts, until
 
 from sweeper.designs import expand
 from sweeper.folders import StudyDir
@@ -156,6 +156,43 @@ def test_a_held_study_says_which_gate_holds_it_and_a_person_may_force_it(
     assert code == 0, said
     assert "(we want to know)" in said
     assert "dpo: DONE" in said
+
+
+RUNG = "promotion.rung=1.28e14"
+
+
+def test_a_validation_rung_is_trained_and_hit_before_the_promotion(copy: CommandLine) -> None:
+    StudyDir(copy.home, "small").promotion.unlink()
+    code, said = copy.run("promote", str(copy.study), RUNG, "--dry-run")
+    assert code == 0
+    assert re.search(r"HOLD  validation_rung: - \(limit 1\); its run of 1\.28e\+14 FLOPs", said)
+    assert "the validation rung is to be trained" in said
+    code, said = copy.launch(RUNG)
+    assert code == 0, said
+    assert re.search(r"pass  validation_rung: 0\.\d+ \(limit 1\); 1\.28e\+14 FLOPs: measured", said)
+    assert re.search(r"validation rung of 1\.28e\+14 FLOPs: forecast 1.*: DONE, measured 1", said)
+    assert "promoted by gates (every gate passed)" in said
+    assert "inside the interval" in said
+    record = read(StudyDir(copy.home, "small").ledger)
+    assert [job.world_size for job in record.jobs if job.stage == "validation"] == [2]
+    code, said = copy.launch(RUNG)
+    assert (code, "nothing was left to train" in said) == (0, True), said
+
+
+def test_a_driver_killed_when_it_chose_the_rung_or_started_it_trains_it_once(
+    copy: CommandLine,
+) -> None:
+    place = StudyDir(copy.home, "small")
+    place.promotion.unlink()
+    before = {run.path for run in runs(copy.home)}
+    for instant in ('"event": "rung"', '"stage": "validation"'):
+        with copy.start("launch", str(copy.study), RUNG, FAKE_SECONDS="2") as driver:
+            until(lambda seen=instant: seen in place.ledger.read_text())
+            driver.kill()
+    code, said = copy.launch(RUNG)
+    assert code == 0, said
+    assert [starts(run) for run in runs(copy.home) if run.path not in before] == [1]
+    assert len(read(place.ledger).rungs) == 1
 
 
 @pytest.mark.parametrize("verb", ["status", "fit", "promote", "report"])

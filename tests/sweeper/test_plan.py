@@ -10,6 +10,7 @@ from command_line import CommandLine
 
 from sweeper.designs import expand
 from sweeper.folders import StudyDir
+from sweeper.overrides import with_values
 from sweeper.plan import plan_rows, plan_summary, to_do
 from sweeper.speed import Speed
 from sweeper.study import Study
@@ -57,3 +58,13 @@ def test_runs_with_a_result_are_not_to_be_done_again(study: Study, tmp_path: Pat
     distinct = {p.run_id for p in planned}
     assert len(to_do(rows)) == len(distinct) - 1
     assert f"{len(distinct)} runs, 1 of them done" in plan_summary(study, rows, Speed())
+
+
+def test_the_plan_names_the_cost_of_the_validation_rung(study: Study, tmp_path: Path) -> None:
+    def summary(asked: Study) -> str:
+        rows = plan_rows(expand(asked), StudyDir(tmp_path, study.name), Speed())
+        return plan_summary(asked, rows, Speed())
+
+    line = "then, if every other gate passes, a validation rung of 1.28e+14 FLOPs, dp=2, about "
+    assert line in summary(with_values(study, {"promotion.rung": 1.28e14}))
+    assert "validation" not in summary(study)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from sweeper import cli
 from sweeper.errors import UserError
+from sweeper.overrides import with_values
 from sweeper.study import Study
 from sweeper.study_file import load
 
@@ -142,3 +143,10 @@ def test_every_study_of_the_project_can_be_planned(path: Path) -> None:
     code, said = plan(path)
     assert code == 0, said
     assert "FLOPs to train" in said
+
+
+@pytest.mark.parametrize("rung", [6.4e13, 2.56e14, 1e15])
+def test_a_rung_lies_between_the_ladder_and_the_target(study: Study, rung: float) -> None:
+    says = r"whose top budget is 6\.4e\+13, and the target 2\.56e\+14; use one such as 1\.3e\+14"
+    with pytest.raises(ValueError, match=says):
+        with_values(study, {"promotion.rung": rung})
