@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import downstream, forecast, hyper, isoflop, mixture
+from analysis import forecast, isoflop
+from analysis.downstream import fit as downstream
+from analysis.hyper import fit as hyper
 from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion
 from analysis.laws import LAWS
+from analysis.mixture import fit as mixture
 from analysis.panel import Panel, predict
 from analysis.points import Points
 from analysis.runs import prepare

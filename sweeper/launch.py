@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis import report
 from analysis.forecast import as_json
+from analysis.report import write as report
 from sweeper import adaptive, gates, promote
 from sweeper.designs import Planned, expand
 from sweeper.driver import Driver

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis import report, store
+from analysis import store
 from analysis.law import scientific
 from analysis.points import Points, of_frame
+from analysis.report import write as report
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir
 from sweeper.results import opened

@@ -8,11 +8,11 @@ import duckdb
 import polars as pl
 
 from analysis import store
-from analysis.ablation import Effect, effects
+from analysis.ablation.effects import Effect, effects
+from analysis.ablation.levels import ablation_rows, baseline_levels
+from analysis.ablation.multiplier import Multiplier, multipliers
 from analysis.forecast import fit_row, panel, promotable
 from analysis.law import Fit, Forecast, NotEnough
-from analysis.levels import ablation_rows, baseline_levels
-from analysis.multiplier import Multiplier, multipliers
 from analysis.runs import prepare
 from sweeper.designs import Planned
 from sweeper.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.hyper_laws import Rule
+from analysis.hyper.laws import Rule
 
 LR = Rule("N,D", 1.5, (-0.7, 0.3))
 BATCH = Rule("D", 0.6, (0.57,))

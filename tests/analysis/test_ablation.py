@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.ablation import effects, holm
+from analysis.ablation.effects import effects, holm
 
 
 def table(

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from analysis import ablation_figures as figures
-from analysis.ablation import AtBudget, Effect
-from analysis.multiplier import Multiplier, multipliers
+from analysis.ablation import figures
+from analysis.ablation.effects import AtBudget, Effect
+from analysis.ablation.multiplier import Multiplier, multipliers
 from tests.analysis.ablations import BASE, crossing, ladder
 
 BUDGETS = (1e18, 1e19, 1e20)

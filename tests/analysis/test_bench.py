@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import forecast, isoflop, parametric, report, store
+from analysis import forecast, isoflop, parametric, store
 from analysis.answer import answer
 from analysis.backtest import measured_optima
 from analysis.law import Floats
 from analysis.points import Points
+from analysis.report import write as report
 from analysis.runs import Runs, prepare
 from analysis.solve import descend, polish, solve
 from analysis.surface import SURFACES, sizes_of

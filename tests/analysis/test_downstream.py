@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import downstream, downstream_figures, sigmoid
+from analysis.downstream import figures as downstream_figures
+from analysis.downstream import fit as downstream
+from analysis.downstream import sigmoid
 from analysis.law import NotEnough
 
 BUDGETS = np.geomspace(1e18, 1e22, 20)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from analysis import store
-from analysis.downstream import Downstream
-from analysis.evidence import gather, widened
-from analysis.hyper import Hyper
+from analysis.downstream.fit import Downstream
+from analysis.hyper.fit import Hyper
 from analysis.law import Diagnostic
-from analysis.mixture import MixtureFit
+from analysis.mixture.fit import MixtureFit
+from analysis.report.evidence import gather, widened
 from tests.analysis.conftest import Study, imported
 from tests.analysis.outside import lr_sweep, mixing_study, task
 

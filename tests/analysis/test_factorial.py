@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.ablation import Effect, effects
-from analysis.factorial import interactions
+from analysis.ablation.effects import Effect, effects
+from analysis.ablation.factorial import interactions
 
 Runs = dict[tuple[str, ...], list[float]]
 

@@ -5,8 +5,9 @@ import math
 import polars as pl
 import pytest
 
-from analysis import figures, forecast, isoflop, run_figures, store, style
+from analysis import forecast, isoflop, store
 from analysis.panel import Panel
+from analysis.report import figures, run_figures, style
 from analysis.runs import prepare
 from tests.analysis import ladders
 from tests.analysis.conftest import Study

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import hyper, hyper_cells, hyper_figures
-from analysis.hyper_laws import PUBLISHED, Rule
+from analysis.hyper import cells as hyper_cells
+from analysis.hyper import figures as hyper_figures
+from analysis.hyper import fit as hyper
+from analysis.hyper.laws import PUBLISHED, Rule
 from analysis.law import NotEnough
 from tests.analysis.sweeps import BATCH, LR, SHAPES, cell_of, sweep, table
 

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import hyper_cells, hyper_surface
+from analysis.hyper import cells as hyper_cells
+from analysis.hyper import surface as hyper_surface
 from tests.analysis.sweeps import LR, SHAPES, STEPS, cell_of, sweep, table
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from analysis import forecast, law_figures, style
+from analysis import forecast
 from analysis.laws import LAWS
 from analysis.panel import Member, Panel
+from analysis.report import law_figures, style
 from analysis.runs import Runs, prepare
 from tests.analysis import ladders
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis.levels import ablation_rows, baseline_levels, swept
+from analysis.ablation.levels import ablation_rows, baseline_levels, swept
 
 STUDY = {
     "base": {"model": {"norm": "rms"}, "lr": {"scale": 1.0}},

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import mixing_laws
 from analysis.law import Floats
-from analysis.mixing_laws import MODELS, Model
+from analysis.mixture import laws as mixing_laws
+from analysis.mixture.laws import MODELS, Model
 from tests.analysis import mixtures
 
 DOMAINS = ("web", "code", "books", "law")

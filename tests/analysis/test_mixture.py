@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from analysis import best_mixture, mixture, mixture_figures
 from analysis.law import Floats, NotEnough
-from analysis.mixture import MixtureFit
+from analysis.mixture import best as best_mixture
+from analysis.mixture import figures as mixture_figures
+from analysis.mixture import fit as mixture
+from analysis.mixture.fit import MixtureFit
 from tests.analysis import mixtures
 
 WEIGHTS = ["weight/web", "weight/code", "weight/books"]

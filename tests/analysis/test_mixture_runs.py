@@ -5,7 +5,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import mixture_runs
+from analysis.mixture import runs as mixture_runs
 from tests.analysis import mixtures
 
 WEIGHTS = ["weight/web", "weight/code", "weight/books"]

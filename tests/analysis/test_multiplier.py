@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis.multiplier import Multiplier, multipliers
+from analysis.ablation.multiplier import Multiplier, multipliers
 from tests.analysis.ablations import BASE, Law, crossing, ladder, log_multiplier, loss
 
 FOUR = tuple(np.geomspace(1e18, 1e20, 4).tolist())

@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import report, store
+from analysis import store
+from analysis.report import write as report
 from tests.analysis import ablations, ladders
 from tests.analysis.conftest import Study, builder, imported
 from tests.analysis.outside import lr_sweep, mixing_study, task

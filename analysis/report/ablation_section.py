@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from analysis import ablation_figures, page
-from analysis.ablation import Effect
-from analysis.evidence import Ablation, Evidence
+from analysis.ablation import figures as ablation_figures
+from analysis.ablation.effects import Effect
+from analysis.ablation.multiplier import Multiplier
 from analysis.law import scientific
-from analysis.multiplier import Multiplier
+from analysis.report import page
+from analysis.report.evidence import Ablation, Evidence
 
 EFFECT_COLUMNS = ("axis", "level", "difference", "low", "high", "p", "n", "verdict")
 

@@ -18,11 +18,11 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis import baseline
-from analysis.ablation import DOF_ENOUGH
-from analysis.baseline import Curve, Ladder
+from analysis.ablation import baseline
+from analysis.ablation.baseline import Curve, Ladder
+from analysis.ablation.effects import DOF_ENOUGH
+from analysis.ablation.pairs import Cell
 from analysis.law import Floats
-from analysis.pairs import Cell
 
 # The exponents that ln m may grow with where floors differ: published loss exponents in compute.
 GROWTH_RANGE = (0.03, 0.3)

@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import parametric, style
+from analysis import parametric
 from analysis.backtest import next_rows
 from analysis.law import Forecast, scientific
 from analysis.panel import Member, Panel
+from analysis.report import style
 from analysis.runs import Runs
 
 SIZES = {"params": "parameters", "tokens": "tokens", "flops": "compute (FLOPs)"}

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import sigmoid, style
-from analysis.downstream import Downstream, predict
-from analysis.downstream_steps import Task
+from analysis.downstream import sigmoid
+from analysis.downstream.fit import Downstream, predict
+from analysis.downstream.steps import Task
 from analysis.law import Floats
+from analysis.report import style
 
 STEPS = 60
 

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis import curves, sigmoid
+from analysis import curves
+from analysis.downstream import sigmoid
+from analysis.downstream.sigmoid import Sigmoid
 from analysis.law import Diagnostic, Floats
-from analysis.sigmoid import Sigmoid
 
 # nll = a + b ln C, or E + K C^-g.
 FORMS = {

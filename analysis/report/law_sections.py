@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from analysis import figures, isoflop, law_figures, page
+from analysis import isoflop
 from analysis.backtest import next_rows
-from analysis.evidence import Evidence
 from analysis.law import Diagnostic, Fit, Forecast, scientific
-from analysis.law_figures import LEVEL, leading_surface
 from analysis.panel import Member, Panel
+from analysis.report import figures, law_figures, page
+from analysis.report.evidence import Evidence
+from analysis.report.law_figures import LEVEL, leading_surface
 
 PARTS = {
     "runs": "the scatter of the runs",

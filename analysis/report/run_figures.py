@@ -10,8 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 
-from analysis import style
 from analysis.law import scientific
+from analysis.report import style
 
 
 def training_data(steps: pl.DataFrame, *, lines: int = 200) -> pl.DataFrame:

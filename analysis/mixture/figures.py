@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import style
-from analysis.mixture import MixtureFit
+from analysis.mixture.fit import MixtureFit
+from analysis.report import style
 
 
 def mixture_data(fit: MixtureFit) -> pl.DataFrame:

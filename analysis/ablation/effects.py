@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from analysis.ablation.pairs import Cell, cells_of, lost_pairs, of_cell, paired
 from analysis.law import Diagnostic, Floats
-from analysis.pairs import Cell, cells_of, lost_pairs, of_cell, paired
 
 Verdict = Literal["better", "worse", "no difference seen", "not tested"]
 

@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import style
-from analysis.hyper import OWN, Hyper, cell_rows
-from analysis.hyper_laws import PUBLISHED, sizes_of
-from analysis.hyper_surface import KNOBS, Cell
+from analysis.hyper.fit import OWN, Hyper, cell_rows
+from analysis.hyper.laws import PUBLISHED, sizes_of
+from analysis.hyper.surface import KNOBS, Cell
 from analysis.law import Floats
+from analysis.report import style
 
 COLORS = dict(zip((OWN, *PUBLISHED), (style.BLUE, style.GREEN, style.VERMILLION), strict=True))
 TITLES = {"lr": "best learning rate", "batch_tokens": "best batch, tokens"}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize, nnls
 
 from analysis.law import Floats
-from analysis.mixing_laws import LossLaw
+from analysis.mixture.laws import LossLaw
 
 BLENDS = 6
 # How many of the best mixtures tried the optimum is held against, and how often it is sought anew.

@@ -12,10 +12,11 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import isoflop, style
+from analysis import isoflop
 from analysis.law import Forecast, scientific
 from analysis.minima import turning_point
 from analysis.panel import Panel
+from analysis.report import style
 from analysis.runs import Runs
 
 QUANTITIES = {"params": "N*, parameters", "tokens": "D*, tokens", "loss": "L*"}

@@ -10,8 +10,8 @@ from typing import Any
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from analysis import style
 from analysis.law import Diagnostic, scientific
+from analysis.report import style
 
 LONG = ("why", "reason", "measured", "why doubted", "doubts")  # columns of sentences: they may wrap
 

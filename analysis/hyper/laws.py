@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.hyper_surface import KNOBS, Cell
+from analysis.hyper.surface import KNOBS, Cell
 from analysis.law import Floats, NotEnough
 
 # The sizes that each form of law multiplies, each to its own power.

@@ -7,16 +7,19 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from analysis import downstream, hyper, mixture, store
-from analysis.ablation import Effect, effects
-from analysis.downstream import Downstream
-from analysis.factorial import interactions
+from analysis import store
+from analysis.ablation.effects import Effect, effects
+from analysis.ablation.factorial import interactions
+from analysis.ablation.levels import ablation_rows, baseline_levels, swept
+from analysis.ablation.multiplier import Multiplier, multipliers
+from analysis.downstream import fit as downstream
+from analysis.downstream.fit import Downstream
 from analysis.forecast import panel
-from analysis.hyper import Hyper
+from analysis.hyper import fit as hyper
+from analysis.hyper.fit import Hyper
 from analysis.law import Diagnostic, Forecast, NotEnough
-from analysis.levels import ablation_rows, baseline_levels, swept
-from analysis.mixture import MixtureFit
-from analysis.multiplier import Multiplier, multipliers
+from analysis.mixture import fit as mixture
+from analysis.mixture.fit import MixtureFit
 from analysis.panel import Panel
 from analysis.runs import Runs, prepare
 

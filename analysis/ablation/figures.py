@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from analysis import figures, style
-from analysis.ablation import Effect
-from analysis.multiplier import Multiplier
-from analysis.pairs import of_cell
-from analysis.style import log_axis
+from analysis.ablation.effects import Effect
+from analysis.ablation.multiplier import Multiplier
+from analysis.ablation.pairs import of_cell
+from analysis.report import figures, style
+from analysis.report.style import log_axis
 
 NUMBERS = ("difference", "low", "high", "noise", "p", "trend", "trend_p")
 COLUMNS = 3

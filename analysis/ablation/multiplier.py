@@ -13,12 +13,20 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from analysis import baseline
-from analysis.baseline import Curve, Ladder
+from analysis.ablation import baseline
+from analysis.ablation.baseline import Curve, Ladder
+from analysis.ablation.pairs import cells_of, lost_pairs, of_cell, one_change, paired
+from analysis.ablation.variants import (
+    Redrawn,
+    Shape,
+    Variant,
+    drawn_log_m,
+    quantiles,
+    redrawn,
+    shapes,
+)
+from analysis.ablation.variants import variant as variant_of
 from analysis.law import Diagnostic, Floats, scientific
-from analysis.pairs import cells_of, lost_pairs, of_cell, one_change, paired
-from analysis.variants import Redrawn, Shape, Variant, drawn_log_m, quantiles, redrawn, shapes
-from analysis.variants import variant as variant_of
 
 Verdict = Literal[
     "better throughout",

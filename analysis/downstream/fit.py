@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis import sigmoid
-from analysis.downstream_steps import FORMS, RUNS_NEEDED, Task, fit_task, freed, nll_at
+from analysis.downstream import sigmoid
+from analysis.downstream.steps import FORMS, RUNS_NEEDED, Task, fit_task, freed, nll_at
 from analysis.law import Diagnostic, Excluded, Floats, NotEnough
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from analysis.hyper_surface import KNOBS, WINDOWS, Cell, surface
+from analysis.hyper.surface import KNOBS, WINDOWS, Cell, surface
 from analysis.law import Excluded, NotEnough
 
 SIZES = ("params", "tokens", "flops")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from analysis.ablation import Effect, Noise, holm, judged
+from analysis.ablation.effects import Effect, Noise, holm, judged
+from analysis.ablation.pairs import Cell, cells_of, settings
 from analysis.law import Diagnostic, Floats
-from analysis.pairs import Cell, cells_of, settings
 
 Block = tuple[float, int | None]
 Term = tuple[Cell, ...]  # one cell: a main effect; two: their interaction

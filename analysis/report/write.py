@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from analysis import ablation_section, law_sections, page, run_figures, style, sweep_sections
-from analysis.evidence import Evidence, Promoted, Validation, gather
 from analysis.law import Forecast, scientific
+from analysis.report import ablation_section, law_sections, page, run_figures, style, sweep_sections
+from analysis.report.evidence import Evidence, Promoted, Validation, gather
 from analysis.store import Connection
 
 UNFINISHED = ("PLANNED", "QUEUED", "RUNNING")

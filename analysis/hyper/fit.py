@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.hyper_cells import cells
-from analysis.hyper_laws import FORMS, PUBLISHED, PowerLaw, Rule, power_law, sizes_of
-from analysis.hyper_surface import KNOBS, Cell, redrawn
+from analysis.hyper.cells import cells
+from analysis.hyper.laws import FORMS, PUBLISHED, PowerLaw, Rule, power_law, sizes_of
+from analysis.hyper.surface import KNOBS, Cell, redrawn
 from analysis.law import Diagnostic, Excluded, Floats, NotEnough, scientific
 
 CELLS_NEEDED = 3

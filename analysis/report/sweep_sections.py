@@ -4,21 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from analysis import (
-    downstream,
-    downstream_figures,
-    hyper,
-    hyper_figures,
-    mixture_figures,
-    page,
-)
-from analysis.downstream import Downstream
-from analysis.downstream_steps import Task
-from analysis.evidence import Evidence
-from analysis.hyper import Hyper
-from analysis.hyper_laws import FORMS, Rule
+from analysis.downstream import figures as downstream_figures
+from analysis.downstream import fit as downstream
+from analysis.downstream.fit import Downstream
+from analysis.downstream.steps import Task
+from analysis.hyper import figures as hyper_figures
+from analysis.hyper import fit as hyper
+from analysis.hyper.fit import Hyper
+from analysis.hyper.laws import FORMS, Rule
 from analysis.law import Diagnostic, Excluded, scientific
-from analysis.mixture import MixtureFit
+from analysis.mixture import figures as mixture_figures
+from analysis.mixture.fit import MixtureFit
+from analysis.report import page
+from analysis.report.evidence import Evidence
 
 Fitted = TypeVar("Fitted")
 

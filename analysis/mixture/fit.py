@@ -15,9 +15,11 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis import best_mixture, mixing_laws, mixture_runs
-from analysis.best_mixture import Laws, Optimum
 from analysis.law import Diagnostic, Excluded, Floats, NotEnough, scientific
+from analysis.mixture import best as best_mixture
+from analysis.mixture import laws as mixing_laws
+from analysis.mixture import runs as mixture_runs
+from analysis.mixture.best import Laws, Optimum
 
 # Half of the least weight tried stands for zero, but never more than this.
 LARGEST_FLOOR = 0.01
