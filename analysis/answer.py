@@ -123,7 +123,9 @@ def answer(
     panel = forecast.panel(runs, law, draws=draws, seed=seed)
     said = panel.at(target) if target else None
     fit = said.fit if said else panel.members[0].fit
-    doubts = (*points.notes, *runs.notes, *(said.diagnostics if said else fit.diagnostics))
+    # The ratio of flops is measured again on the runs that are fitted.
+    read = [note for note in points.notes if note.name not in {d.name for d in runs.notes}]
+    doubts = (*read, *runs.notes, *(said.diagnostics if said else fit.diagnostics))
     out: Answer = {
         "law": law,
         "params_convention": fit.params_convention,
