@@ -45,8 +45,8 @@ STUDY = Study(
             PostTraining(stage="sft", tokens=300_000, lr=2e-3),
             PostTraining(stage="dpo", tokens=200_000, lr=2e-4),
         ),
-        # Four budgets leave two back-tests, where Student's t is 4.3: the interval is wide, and says
-        # so. Models this small are no power law yet, and no irreducible loss is in sight.
+        # Four budgets leave two back-tests, where Student's t is 4.3: the interval is wide.
+        # Models this small are no power law yet, and no irreducible loss is in sight.
         gates=GateLimits(fit_quality=2, interval_width=0.8, backtest_error=0.1),
     ),
 )
