@@ -26,7 +26,8 @@ def test_every_package_of_the_corpus_is_pinned_to_one_version():
 def test_the_digest_is_the_same_twice_and_takes_a_moment(entries: list[builtin.Entry]):
     start = time.process_time()
     found = builtin.digest(builtin.entries())
-    assert time.process_time() - start < 0.3
+    # `plan` asks for it and has a second; in a long test process the collector takes its share.
+    assert time.process_time() - start < 0.8
     assert found == builtin.digest(entries)
 
 
