@@ -10,7 +10,7 @@ import polars as pl
 from analysis import forecast, isoflop
 from analysis.downstream import fit as downstream
 from analysis.hyper import fit as hyper
-from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion
+from analysis.law import Diagnostic, Excluded, Forecast, NotEnough, Opinion, finite
 from analysis.laws import LAWS
 from analysis.mixture import fit as mixture
 from analysis.panel import Panel, predict
@@ -28,10 +28,6 @@ OTHER: dict[str, tuple[Callable[..., Any], Callable[..., Answer]]] = {
 LAW_NAMES = (forecast.AUTO, *LAWS, *OTHER)
 
 
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
-
-
 def _excluded(found: tuple[Excluded, ...]) -> list[Answer]:
     return [{"row": e.run_id, "reason": e.reason} for e in found]
 
@@ -43,15 +39,15 @@ def _diagnostics(found: tuple[Diagnostic, ...]) -> list[Answer]:
 def _optimum(said: Forecast) -> Answer:
     return {
         "budget": said.budget,
-        "params": _finite(said.params),
-        "params_low": _finite(said.params_low),
-        "params_high": _finite(said.params_high),
-        "tokens": _finite(said.tokens),
-        "tokens_low": _finite(said.tokens_low),
-        "tokens_high": _finite(said.tokens_high),
-        "loss": _finite(said.loss),
-        "loss_low": _finite(said.low),
-        "loss_high": _finite(said.high),
+        "params": finite(said.params),
+        "params_low": finite(said.params_low),
+        "params_high": finite(said.params_high),
+        "tokens": finite(said.tokens),
+        "tokens_low": finite(said.tokens_low),
+        "tokens_high": finite(said.tokens_high),
+        "loss": finite(said.loss),
+        "loss_low": finite(said.low),
+        "loss_high": finite(said.high),
         "level": said.level,
         "extrapolation_decades": said.extrapolation,
         "dominant": said.dominant,
@@ -63,7 +59,7 @@ def _opinion(one: Opinion) -> Answer:
     return (
         {"law": one.law}
         | {name: getattr(one, name) for name in names}
-        | {"loss": one.loss, "loss_low": _finite(one.low), "loss_high": _finite(one.high)}
+        | {"loss": one.loss, "loss_low": finite(one.low), "loss_high": finite(one.high)}
         | {"size_error": one.size_error, "loss_error": one.loss_error}
         | {"size_weight": one.size_weight, "loss_weight": one.loss_weight}
         | {"diagnostics": [str(d) for d in one.diagnostics]}
@@ -81,11 +77,10 @@ def _backtest(panel: Panel) -> list[Answer]:
 
 def _minima(panel: Panel) -> list[Answer]:
     """The minimum of every budget, or why it has none."""
-    params, tokens = (isoflop.minima(panel.runs, variable) for variable in ("params", "tokens"))
     return [
         {"budget": n.budget, "runs": len(n.run_ids), "params": n.optimum, "tokens": d.optimum}
         | {"loss": n.loss, "refusal": (n.refusal or d.refusal) and str(n.refusal or d.refusal)}
-        for n, d in zip(params, tokens, strict=True)
+        for n, d in isoflop.pairs_of_minima(panel.runs)
     ]
 
 
@@ -96,7 +91,7 @@ def _predictions(panel: Panel, sizes: pl.DataFrame) -> list[Answer]:
     )
     found = predict(panel, n, d, u)
     return [
-        {"params": n, "tokens": d, "loss": p.loss, "low": _finite(p.low), "high": _finite(p.high)}
+        {"params": n, "tokens": d, "loss": p.loss, "low": finite(p.low), "high": finite(p.high)}
         for n, d, p in zip(sizes["params"], sizes["tokens"], found, strict=True)
     ]
 
@@ -130,10 +125,10 @@ def answer(
         "law": law,
         "params_convention": fit.params_convention,
         "coefficients_of": fit.law,
-        "coef": {name: _finite(value) for name, value in fit.coef.items()},
-        "se": {name: _finite(value) for name, value in fit.se.items()},
+        "coef": {name: finite(value) for name, value in fit.coef.items()},
+        "se": {name: finite(value) for name, value in fit.se.items()},
         "interval": {
-            name: [*map(_finite, pair)] if pair else None for name, pair in fit.intervals.items()
+            name: [*map(finite, pair)] if pair else None for name, pair in fit.intervals.items()
         },
         "profile_interval": {name: [*pair] for name, pair in fit.profiles.items()},
         "optimum": _optimum(said) if said else None,

@@ -24,6 +24,7 @@ BUDGETS_NEEDED = 3
 # Runs that a surface of five coefficients takes before it may correct a parabola.
 RUNS_FOR_SURFACE = 12
 Pair = tuple[Minimum, Minimum]
+VARIABLES: tuple[Variable, Variable] = ("params", "tokens")
 
 
 class _Prior:
@@ -60,10 +61,30 @@ def minima(
     runs: Runs, variable: Variable, method: str = "parabola", *, corrected: bool = True
 ) -> tuple[Minimum, ...]:
     """One minimum of loss in log `variable` for every budget, smallest budget first."""
+    groups, prior = _budgets(runs, corrected=corrected)
+    return _minima(groups, prior, variable, method)
+
+
+def pairs_of_minima(
+    runs: Runs, method: str = "parabola", *, corrected: bool = True
+) -> tuple[Pair, ...]:
+    """The minima in params and in tokens of every budget, corrected by one and the same surface."""
+    groups, prior = _budgets(runs, corrected=corrected)
+    params, tokens = (_minima(groups, prior, name, method) for name in VARIABLES)
+    return tuple(zip(params, tokens, strict=True))
+
+
+def _budgets(runs: Runs, *, corrected: bool) -> tuple[list[pl.DataFrame], _Prior | None]:
+    """The runs budget by budget, and the surface through all of them where it can be had."""
     rows = runs.frame.filter(pl.col("budget").is_not_null())
     groups = rows.partition_by("budget", maintain_order=True)
     enough = len(rows) >= RUNS_FOR_SURFACE and len(groups) > 1
-    prior = _Prior(rows) if corrected and enough else None
+    return groups, _Prior(rows) if corrected and enough else None
+
+
+def _minima(
+    groups: Sequence[pl.DataFrame], prior: _Prior | None, variable: Variable, method: str
+) -> tuple[Minimum, ...]:
     found: list[Minimum] = []
     for group in groups:
         smooth, offset = None, (0.0, 0.0)
@@ -94,12 +115,9 @@ def accepted(
     runs: Runs, method: str = "parabola", *, corrected: bool = True
 ) -> tuple[list[Pair], list[Diagnostic]]:
     """Minima in params and in tokens of each budget where both stand, and every refusal."""
-    params, tokens = (
-        minima(runs, variable, method, corrected=corrected) for variable in ("params", "tokens")
-    )
     kept: list[Pair] = []
     refusals: list[Diagnostic] = []
-    for pair in zip(params, tokens, strict=True):
+    for pair in pairs_of_minima(runs, method, corrected=corrected):
         reasons = {p.refusal.name: p.refusal for p in reversed(pair) if p.refusal}
         refusals.extend(reasons.values())
         if not reasons:

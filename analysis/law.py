@@ -140,10 +140,19 @@ def scientific(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def finite(value: float | None) -> float | None:
+    """A number for JSON, which knows none that is not finite."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def quantiles(draws: Floats, level: float = LEVEL) -> Floats:
+    """Both ends (2, ...) of the interval that holds `level` of the draws (m, ...)."""
+    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
 def spread(draws: Floats) -> tuple[Floats, Floats, Floats]:
     """Standard deviations and 95 % percentile bounds of draws (m, p), each (p,)."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    low, high = quantiles(draws)
     # Where an exponent is not held, its coefficient's draws leave the floats.
     with np.errstate(over="ignore", invalid="ignore"):
         return draws.std(axis=0, ddof=1), low, high

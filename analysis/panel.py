@@ -12,7 +12,16 @@ import numpy as np
 from scipy import stats
 
 from analysis import parametric
-from analysis.law import BacktestRow, Diagnostic, Fit, Floats, Forecast, NotEnough, Opinion
+from analysis.law import (
+    BacktestRow,
+    Diagnostic,
+    Fit,
+    Floats,
+    Forecast,
+    NotEnough,
+    Opinion,
+    quantiles,
+)
 from analysis.laws import Law
 from analysis.runs import Runs
 from analysis.uncertainty import Wander
@@ -157,8 +166,8 @@ def _part(
     known = draws[np.isfinite(draws)]
     if not math.isfinite(value) or len(known) < len(draws) / 2:
         return None
-    tail, reach = (1 - level) / 2, max(reach, 0.0)
-    low, high = (float(q) for q in np.quantile(known, [tail, 1 - tail]))
+    reach = max(reach, 0.0)
+    low, high = (float(q) for q in quantiles(known, level))
     down, up = max(value - low, 0.0), max(high - value, 0.0)
     wander = member.wander[name]
     extra = wander.half_width(reach, level)

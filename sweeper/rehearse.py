@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from analysis.law import finite
 from sweeper.designs import expand
 from sweeper.folders import StudyDir, driver_lock
 from sweeper.launch import Standing, run_rung, run_trials, stand
@@ -268,4 +269,4 @@ def _plain(replicate: Replicate) -> dict[str, Any]:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {name: finite(value) for name, value in values.items()}

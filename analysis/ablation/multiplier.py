@@ -21,12 +21,11 @@ from analysis.ablation.variants import (
     Shape,
     Variant,
     drawn_log_m,
-    quantiles,
     redrawn,
     shapes,
 )
 from analysis.ablation.variants import variant as variant_of
-from analysis.law import Diagnostic, Floats, scientific
+from analysis.law import Diagnostic, Floats, quantiles, scientific
 
 Verdict = Literal[
     "better throughout",

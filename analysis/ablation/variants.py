@@ -22,7 +22,7 @@ from analysis.ablation import baseline
 from analysis.ablation.baseline import Curve, Ladder
 from analysis.ablation.effects import DOF_ENOUGH
 from analysis.ablation.pairs import Cell
-from analysis.law import Floats
+from analysis.law import Floats, quantiles
 
 # The exponents that ln m may grow with where floors differ: published loss exponents in compute.
 GROWTH_RANGE = (0.03, 0.3)
@@ -186,11 +186,6 @@ def drawn_log_m(v: Variant, studies: Redrawn) -> Floats:
     noise = studies.noise[:, v.block] @ (here / v.counts)
     difference = v.curve.difference(v.log_c, v.line[None]) + noise
     return studies.curve.log_multiplier(v.log_c, difference)
-
-
-def quantiles(draws: Floats, level: float) -> Floats:
-    """Both ends (2, ...) of the interval that holds `level` of the draws (m, ...)."""
-    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def _shape(name: str, v: Variant, studies: Redrawn, drawn: Floats, log_c: Floats) -> Shape:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from analysis.downstream import sigmoid
 from analysis.downstream.fit import Downstream, predict
 from analysis.downstream.steps import Task
-from analysis.law import Floats
+from analysis.law import Floats, quantiles
 from analysis.report import style
 
 STEPS = 60
@@ -41,7 +41,7 @@ def _accuracy_rows(task: Task, target: float | None) -> list[tuple[Any, ...]]:
     best, worst = float(task.nll.min()), float(task.nll.max())
     grid: Floats = np.linspace(min(best, at.nll) if at else best, worst, STEPS, dtype=np.float64)
     middle = sigmoid.value(task.curve.theta, grid)
-    low, high = np.quantile(sigmoid.value(task.curve_draws, grid), [0.025, 0.975], axis=0)
+    low, high = quantiles(sigmoid.value(task.curve_draws, grid))
     curve = np.column_stack([grid, middle, low, high]).tolist()
     rows += [("law", "accuracy", *row) for row in curve]
     if at:

@@ -12,7 +12,7 @@ import polars as pl
 
 from analysis.downstream import sigmoid
 from analysis.downstream.steps import FORMS, RUNS_NEEDED, Task, fit_task, freed, nll_at
-from analysis.law import Diagnostic, Excluded, Floats, NotEnough
+from analysis.law import Diagnostic, Excluded, Floats, NotEnough, finite, quantiles
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def predict(task: Task, budget: float) -> Expected:
     lender = rng.integers(0, n, size=m)
     run = 1 + freed(task.nll / smooth - 1, len(task.line))[lender]
     drawn = nll_at(task.form, task.line_draws, log_c)[:, 0] * run * strayed
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    low, high = quantiles(drawn).tolist()
     if task.curve is None:
         return Expected(center, low, high)
     shape = sigmoid.value(task.curve.theta, task.nll)
@@ -123,7 +123,7 @@ def predict(task: Task, budget: float) -> Expected:
     beyond = task.strays * np.sqrt(np.maximum(task.nll.min() - drawn, 0.0))
     apart += beyond * rng.normal(size=m)
     said = np.clip(sigmoid.value(task.curve_draws, drawn[:, None])[:, 0] + apart, 0, 1)
-    bottom, top = np.quantile(said, [0.025, 0.975]).tolist()
+    bottom, top = quantiles(said).tolist()
     middle = float(sigmoid.value(task.curve.theta, np.array([center]))[0])
     return Expected(center, low, high, middle, bottom, top)
 
@@ -151,7 +151,7 @@ def _named(task: Task, several: bool, values: dict[str, Any]) -> dict[str, Any]:
 def _coefficients(task: Task) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Values, standard errors and 95 % bounds; null bounds where a coefficient was given."""
     coef, drawn = _columns(task)
-    bounds = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
+    bounds = quantiles(drawn).T.tolist()
     se: dict[str, Any] = dict(zip(coef, drawn.std(axis=0).tolist(), strict=True))
     interval: dict[str, Any] = dict(zip(coef, bounds, strict=True))
     for i, name in enumerate(sigmoid.COEFS):
@@ -166,7 +166,7 @@ def _plain(value: Any) -> Any:
         return {k: _plain(v) for k, v in value.items()}  # pyright: ignore
     if isinstance(value, list):
         return [_plain(each) for each in value]  # pyright: ignore
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value) if isinstance(value, float) else value
 
 
 def _said(task: Task) -> dict[str, Any]:

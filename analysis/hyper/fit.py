@@ -15,7 +15,7 @@ import polars as pl
 from analysis.hyper.cells import cells
 from analysis.hyper.laws import FORMS, PUBLISHED, PowerLaw, Rule, power_law, sizes_of
 from analysis.hyper.surface import KNOBS, Cell, redrawn
-from analysis.law import Diagnostic, Excluded, Floats, NotEnough, scientific
+from analysis.law import Diagnostic, Excluded, Floats, NotEnough, finite, quantiles, scientific
 
 CELLS_NEEDED = 3
 OWN = "this law"
@@ -135,7 +135,7 @@ def fit(
     return Hyper(
         laws=laws,
         cells=known,
-        spread=np.quantile(places, [0.025, 0.975], axis=0),
+        spread=quantiles(places),
         excess=(*own, *excess(PUBLISHED, known)),
         excluded=excluded,
         diagnostics=(*refusals, *_doubts(known, laws)),
@@ -158,7 +158,7 @@ def predict(fitted: Hyper, sizes: Mapping[str, float]) -> dict[str, Setting]:
         cell = np.random.default_rng(i).choice(law.between, size=len(law.draws))
         drawn = law.draws @ np.array([1.0, *logs]) + cell - center
         beyond = sizes.get("flops", math.inf) > max(known.flops for known in fitted.cells)
-        low, high = np.quantile(drawn, [0.025, 0.975]) * ((law.stretch or 1.0) if beyond else 1.0)
+        low, high = quantiles(drawn) * ((law.stretch or 1.0) if beyond else 1.0)
         found[law.knob] = Setting(*(math.exp(center + float(d)) for d in (0.0, low, high)))
     return found
 
@@ -199,7 +199,7 @@ def _coefficients(law: PowerLaw) -> dict[str, tuple[float, float, float, float]]
     drawn = np.column_stack([np.exp(law.draws[:, 0]), law.draws[:, 1:]])
     names = ["coefficient", *(f"{size}_exponent" for size in FORMS[law.rule.form])]
     values = (law.rule.coefficient, *law.rule.exponents)
-    bounds = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
+    bounds = quantiles(drawn).T.tolist()
     errors = drawn.std(axis=0).tolist()
     parts = zip(names, values, errors, bounds, strict=True)
     return {f"{law.knob}_{name}": (v, se, low, high) for name, v, se, (low, high) in parts}
@@ -210,7 +210,7 @@ def cell_rows(fitted: Hyper) -> list[dict[str, float | None]]:
     rows: list[dict[str, float | None]] = []
     for i, cell in enumerate(fitted.cells):
         assert cell.optimum is not None
-        row: dict[str, float | None] = {k: _number(v) for k, v in sizes_of(cell).items()}
+        row: dict[str, float | None] = {k: finite(v) for k, v in sizes_of(cell).items()}
         for j, knob in enumerate(KNOBS[: cell.optimum.size]):
             low, high = np.exp(fitted.spread[:, i, j]).tolist()
             row |= {knob: math.exp(cell.optimum[j]), f"{knob}_low": low, f"{knob}_high": high}
@@ -230,10 +230,6 @@ def excess_rows(fitted: Hyper) -> list[dict[str, str | float | None]]:
     return rows
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def answer(fitted: Hyper, target: float | None) -> dict[str, Any]:
     """The fit as plain JSON data, with the settings at a target of so many FLOPs."""
     coefs = {k: v for law in fitted.laws for k, v in _coefficients(law).items()}
@@ -242,11 +238,11 @@ def answer(fitted: Hyper, target: float | None) -> dict[str, Any]:
         "law": "lr-batch",
         "params_convention": fitted.params_convention,
         "coef": {name: value for name, (value, *_) in coefs.items()},
-        "se": {name: _number(error) for name, (_, error, *_) in coefs.items()},
+        "se": {name: finite(error) for name, (_, error, *_) in coefs.items()},
         "interval": {
-            name: [_number(low), _number(high)] for name, (_, _, low, high) in coefs.items()
+            name: [finite(low), finite(high)] for name, (_, _, low, high) in coefs.items()
         },
-        "optimum": {name: _number(value) for name, value in optimum.items()} or None,
+        "optimum": {name: finite(value) for name, value in optimum.items()} or None,
         "excluded": [{"row": each.run_id, "reason": each.reason} for each in fitted.excluded],
         "diagnostics": [
             {"name": each.name, "detail": each.detail} for each in (*fitted.diagnostics, *assumed)

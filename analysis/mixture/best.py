@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize, nnls
 
-from analysis.law import Floats
+from analysis.law import Floats, quantiles
 from analysis.mixture.laws import LossLaw
 
 BLENDS = 6
@@ -142,10 +142,10 @@ def best(laws: Laws, objective: Floats, tried: Floats, seed: int) -> Optimum:
         _descend(lambda at, draw=draw: loss(at, draw), least, box)
         for draw in range(min(SEARCHES, len(laws.misses)))
     ]
-    weights_low, weights_high = np.quantile([least, *again], [0.025, 0.975], axis=0)
+    weights_low, weights_high = quantiles(np.stack([least, *again]))
     drawn = laws.drawn(np.vstack([least, tried[order[:RIVALS]]]))
     expected = np.exp(drawn) @ objective
-    low, high = np.quantile(np.exp(drawn[:, 0] + laws.misses) @ objective, [0.025, 0.975])
+    low, high = quantiles(np.exp(drawn[:, 0] + laws.misses) @ objective)
     return Optimum(
         weights=tuple(least.tolist()),
         weights_low=tuple(weights_low.tolist()),

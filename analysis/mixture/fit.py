@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from analysis.law import Diagnostic, Excluded, Floats, NotEnough, scientific
+from analysis.law import Diagnostic, Excluded, Floats, NotEnough, quantiles, scientific
 from analysis.mixture import best as best_mixture
 from analysis.mixture import laws as mixing_laws
 from analysis.mixture import runs as mixture_runs
@@ -171,7 +171,7 @@ def predict(fit: MixtureFit, weights: Floats) -> Floats:
 def interval(fit: MixtureFit, weights: Floats, *, level: float = 0.95) -> tuple[Floats, Floats]:
     """Bounds (q, K) of what single runs of mixtures (q, J) would measure."""
     drawn = fit.laws.drawn(_mixtures(fit, weights)) + fit.laws.misses[:, None, :]
-    low, high = np.quantile(np.exp(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = quantiles(np.exp(drawn), level)
     return low, high
 
 
@@ -193,7 +193,7 @@ def answer(fit: MixtureFit, target: float | None = None) -> dict[str, Any]:
     A `target` (FLOPs) changes no number: it is said that the mixture is carried there unproved.
     """
     names, coef, moves = _coefficients(fit)
-    low, high = np.quantile(moves, [0.025, 0.975], axis=0) + coef
+    low, high = quantiles(moves) + coef
     said = fit.optimum
     by_domain = {
         name: dict(zip(fit.domains, getattr(said, name), strict=True))
