@@ -1,97 +1,140 @@
-"""What the module promises: causality, relative positions, grouped queries, seeded weights."""
+"""What the module promises, whatever its config: causality, and what a source or prefix adds."""
 
 import math
 
 import pytest
 import torch
+from torch import Tensor
+from variants import ALL, DECODERS, ENCODER_DECODERS, PREFIX, TINY, label
 
-from model.attention import Attention
-from model.config import Activation, ModelConfig, Position
-from model.layers import ACTIVATIONS, RMSNorm
-from model.positions import rope_table, rotate
-from model.transformer import Transformer, initialise
-
-TINY = ModelConfig(
-    vocab_size=50,
-    seq_len=16,
-    n_layers=2,
-    d_model=24,
-    n_heads=4,
-    n_kv_heads=2,
-    d_head=6,
-    d_ff=40,
-)
+from model.config import ModelConfig
+from model.generate import generate
+from model.initial import initialise
+from model.transformer import Transformer
 
 
 def build(config: ModelConfig, seed: int = 0) -> Transformer:
     model = Transformer(config)
     initialise(model, seed)
-    return model
+    return model.eval()
 
 
-def test_the_table_of_activations_and_the_literal_are_equal() -> None:
-    assert set(ACTIVATIONS) == set(Activation.__args__)
+def some_tokens(rows: int = 1, length: int = 16, seed: int = 0) -> Tensor:
+    dice = torch.Generator().manual_seed(seed)
+    return torch.randint(0, TINY.vocab_size, (rows, length), generator=dice)
 
 
-@pytest.mark.parametrize("activation", Activation.__args__)
-@pytest.mark.parametrize("position", Position.__args__)
-def test_a_later_token_never_changes_an_earlier_logit(
-    activation: Activation, position: Position
-) -> None:
-    model = build(TINY.model_copy(update={"activation": activation, "position": position}))
-    tokens = torch.arange(16)[None] % 50
+def undropped(config: ModelConfig) -> bool:
+    """A full expert drops who comes last: there other tokens' choices matter, by design."""
+    return config.moe is None or config.moe.capacity_factor is None
+
+
+@pytest.mark.parametrize("config", list(filter(undropped, ALL)), ids=label)
+def test_a_later_token_never_changes_an_earlier_logit(config: ModelConfig) -> None:
+    model, tokens = build(config), some_tokens()
     changed = tokens.clone()
     changed[0, 9:] = 7
-    torch.testing.assert_close(model(tokens)[:, :9], model(changed)[:, :9])
+    source = some_tokens(seed=1) if config.n_encoder_layers else None
+    before, after = model(tokens, source=source), model(changed, source=source)
+    torch.testing.assert_close(before[:, :9], after[:, :9])
+    assert not torch.allclose(before[:, 9:], after[:, 9:])
 
 
-def test_rope_scores_depend_on_the_distance_alone() -> None:
-    cos, sin = rope_table(32, 8, 10_000.0)
-    generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator).expand(2, 1, 1, 32, 8)
-    scores = rotate(query, cos, sin) @ rotate(key, cos, sin).transpose(-1, -2)
-    for distance in range(32):
-        diagonal = scores[0, 0].diagonal(-distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+@pytest.mark.parametrize("config", ALL, ids=label)
+def test_every_parameter_learns(config: ModelConfig) -> None:
+    model, tokens = build(config).train(), some_tokens(rows=4)
+    source = some_tokens(rows=4, seed=1) if config.n_encoder_layers else None
+    model(tokens, source=source).logsumexp(-1).sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # Which experts are met is chance, and a key's bias shifts all scores of a query alike.
+    assert all(".experts." in name or name.endswith("key.bias") for name in without), without
+
+
+@pytest.mark.parametrize("config", PREFIX, ids=label)
+def test_tokens_of_a_prefix_see_each_other_and_no_further(config: ModelConfig) -> None:
+    model, tokens = build(config), some_tokens(rows=2)
+    prefix = torch.tensor([6, 3])
+    changed = tokens.clone()
+    changed[:, 5] = (tokens[:, 5] + 1) % 50
+    difference = (model(tokens, prefix=prefix) - model(changed, prefix=prefix)).abs().sum(-1)
+    assert (difference[0] > 0).all()
+    assert not difference[1, :5].any()
+    assert (difference[1, 5:] > 0).all()
+
+
+def test_documents_of_one_window_do_not_see_each_other() -> None:
+    model = build(TINY.model_copy(update={"document_mask": True, "position": "none"}))
+    tokens = some_tokens()
+    documents = torch.tensor([[0] * 6 + [1] * 10])
+    together = model(tokens, documents=documents)
+    torch.testing.assert_close(together[:, :6], model(tokens[:, :6]))
+    torch.testing.assert_close(together[:, 6:], model(tokens[:, 6:]))
+
+
+@pytest.mark.parametrize("config", [c for c in ENCODER_DECODERS if c.moe is None], ids=label)
+def test_a_source_matters_wherever_it_is_changed_but_in_its_padding(config: ModelConfig) -> None:
+    model, tokens, source = build(config), some_tokens(length=5), some_tokens(seed=1)
+    present = torch.ones_like(source, dtype=torch.bool)
+    present[:, 12:] = False
+    logits = model(tokens, source=source, present=present)
+    for place in (0, 11, 13):
+        changed = source.clone()
+        changed[0, place] = (source[0, place] + 1) % 50
+        same = torch.allclose(logits, model(tokens, source=changed, present=present))
+        assert same == (place >= 12)
+
+
+@pytest.mark.parametrize("config", list(filter(undropped, DECODERS + ENCODER_DECODERS)), ids=label)
+def test_what_is_written_with_a_cache_is_what_is_written_without(config: ModelConfig) -> None:
+    model, prompt = build(config, seed=3), some_tokens(rows=2, length=4)
+    source = some_tokens(rows=2, seed=1) if config.n_encoder_layers else None
+    text = prompt
+    for _ in range(12):
+        likeliest = model(text, source=source)[:, -1].argmax(-1, keepdim=True)
+        text = torch.cat((text, likeliest), dim=1)
+    assert generate(model, prompt, 12, source=source).equal(text[:, 4:])
+
+
+def test_drawn_text_follows_its_seed_and_its_cut() -> None:
+    model, prompt = build(TINY), some_tokens(length=4)
+    first, same, other = (
+        generate(model, prompt, 10, temperature=1.0, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first.equal(same)
+    assert not first.equal(other)
+    assert generate(model, prompt, 10, temperature=1.0, top_k=1).equal(generate(model, prompt, 10))
+
+
+def test_a_text_longer_than_the_model_reads_is_refused() -> None:
+    with pytest.raises(ValueError, match="17 tokens are more than the model's seq_len=16"):
+        generate(build(TINY), some_tokens(length=4), 14)
 
 
 def test_without_positions_the_order_of_earlier_tokens_does_not_matter_in_one_layer() -> None:
     model = build(TINY.model_copy(update={"position": "none", "n_layers": 1}))
     forward, swapped = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 1, 3]])
     torch.testing.assert_close(model(forward)[:, -1], model(swapped)[:, -1])
-    ordered = build(TINY.model_copy(update={"n_layers": 1}))
-    assert not torch.allclose(ordered(forward)[:, -1], ordered(swapped)[:, -1])
+    for position in ("rope", "learned", "sinusoidal", "alibi"):
+        ordered = build(TINY.model_copy(update={"n_layers": 1, "position": position}))
+        assert not torch.allclose(ordered(forward)[:, -1], ordered(swapped)[:, -1])
 
 
-def test_grouped_queries_equal_multi_head_with_repeated_keys_and_values() -> None:
-    grouped = Attention(TINY)
-    full = Attention(TINY.model_copy(update={"n_kv_heads": 4}))
-    full.query.load_state_dict(grouped.query.state_dict())
-    full.out.load_state_dict(grouped.out.state_dict())
-    for name in ("key", "value"):
-        heads = getattr(grouped, name).weight.view(2, 6, 24).repeat_interleave(2, dim=0)
-        getattr(full, name).weight.data = heads.reshape(24, 24)
-    x = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(grouped(x, None), full(x, None))
+def test_a_capped_logit_stays_below_its_cap() -> None:
+    model = build(TINY.model_copy(update={"logit_softcap": 0.5}))
+    model.head.weight.data *= 100
+    assert model(some_tokens()).abs().max() <= 0.5
 
 
-def test_rms_norm_divides_by_the_root_mean_square() -> None:
-    x = torch.tensor([[3.0, 4.0]])
-    expected = x / math.sqrt((9 + 16) / 2)
-    torch.testing.assert_close(RMSNorm(2)(x), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    first, second, other = build(TINY, 1), build(TINY, 1), build(TINY, 2)
-    for name, weight in first.state_dict().items():
-        torch.testing.assert_close(weight, second.state_dict()[name], rtol=0, atol=0)
-    assert not torch.equal(first.head.weight, other.head.weight)
+def test_dropout_acts_in_training_alone() -> None:
+    model, tokens = build(TINY.model_copy(update={"dropout": 0.5})), some_tokens()
+    torch.testing.assert_close(model(tokens), model(tokens))
+    model.train()
+    assert not torch.allclose(model(tokens), model(tokens))
 
 
 def test_a_fresh_model_predicts_close_to_uniformly() -> None:
-    model = build(TINY)
-    tokens = torch.randint(0, 50, (8, 17), generator=torch.Generator().manual_seed(0))
-    logits = model(tokens[:, :-1]).flatten(0, 1)
+    tokens = some_tokens(rows=8)
+    logits = build(TINY)(tokens[:, :-1]).flatten(0, 1)
     loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
     assert abs(loss.item() - math.log(50)) < 0.3
 
