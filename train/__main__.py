@@ -1,7 +1,7 @@
 """`python -m train RUN_DIR ...`: train run directories in this process, or under torchrun.
 
 The manager does the same through submitit; this is the way to repeat one run by hand, in a debugger
-or on another machine.
+or on another machine. Exit status 1: not every run ended with a result.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     # torchrun gives all ranks of one start the same id; alone, any new name will do.
     start = os.environ.get("TORCHELASTIC_RUN_ID", uuid.uuid4().hex)
     runs = [RunDir(path.resolve()) for path in arguments.run]
-    work(
+    ended = work(
         [(run.path, len(run.attempts()) + 1) for run in runs],
         job=f"by-hand-{start}",
         threads=arguments.threads,
@@ -33,6 +33,8 @@ def main() -> None:
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         rendezvous=runs[0].path / f"rendezvous-{start}",
     )
+    if not ended.all_well:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Resumable engine states and final weights on disk: atomic, verified, retained by count."""
+"""Resumable engine states and final weights on disk: atomic, verified, retained by count.
+
+An attempt writes below its own folder alone, and only while no later one exists.
+"""
 
 import hashlib
 import json
@@ -11,9 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.grow import grow
 from model.transformer import Transformer
-from train.parallel import Ranks
-from train.runlog import RunDir, write_atomic
+from train import huggingface
+from train.choices import Start
+from train.parallel import Ranks, agree
+from train.runlog import CHECKPOINT_MANIFEST, RunDir, step_of, write_atomic
+from train.start import digest
+from train.stopping import EndedEarly
 
 KEPT = 2  # the newest, and the one before it should the newest be damaged
 
@@ -24,57 +32,79 @@ def _sha256(path: Path) -> str:
 
 
 def _manifest(folder: Path) -> dict[str, str]:
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != CHECKPOINT_MANIFEST)
     return {str(path.relative_to(folder)): _sha256(path) for path in sorted(files)}
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a folder that is complete: from now on it counts."""
+    write_atomic(folder / CHECKPOINT_MANIFEST, json.dumps(_manifest(folder)))
 
 
 def is_whole(folder: Path) -> bool:
     """True when every file of a checkpoint is there with the bytes that were written."""
     try:
-        expected = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        expected = json.loads((folder / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
     return bool(expected) and expected == _manifest(folder)
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+def refuse_superseded(run: RunDir, attempt: int) -> None:
+    """Raises EndedEarly where a later attempt exists: this one was thought dead."""
+    if run.superseded(attempt):
+        message = f"attempt {attempt} was replaced by a later one; it writes no more"
+        raise EndedEarly("superseded", message, run.resume_step())
 
 
-def saved_steps(run: RunDir) -> list[Path]:
-    """Folders of resumable checkpoints, newest first, whole or not."""
-    return sorted(run.checkpoints.glob("step-*"), key=_step, reverse=True)
+def save(
+    engine: deepspeed.DeepSpeedEngine, run: RunDir, attempt: int, step: int, ranks: Ranks
+) -> None:
+    """Write the engine's state after `step` steps; the manifest, last, makes it count.
 
-
-def save(engine: deepspeed.DeepSpeedEngine, run: RunDir, step: int, ranks: Ranks) -> None:
-    """Write the engine's state after `step` steps; the manifest, last, makes it count."""
-    folder = run.checkpoints / f"step-{step}"
-    if ranks.first:
+    Raises EndedEarly where a later attempt exists. What a full disk leaves of it is removed.
+    """
+    folder = run.attempt_checkpoints(attempt) / f"step-{step}"
+    if agree(ranks.first and run.superseded(attempt), ranks):
+        refuse_superseded(run, attempt)
+    try:
+        engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        dist.barrier()
+        if ranks.first:
+            seal(folder)
+    except OSError:
         shutil.rmtree(folder, ignore_errors=True)
-    dist.barrier()
-    engine.save_checkpoint(str(run.checkpoints), tag=folder.name, save_latest=False)
-    dist.barrier()
+        raise
     if ranks.first:
-        write_atomic(folder / "manifest.json", json.dumps(_manifest(folder)))
-        run.event("checkpoint", step=step)
-        for old in saved_steps(run)[KEPT:]:
+        run.event("checkpoint", attempt=attempt, step=step)
+        drop_old(run, attempt)
+
+
+def drop_old(run: RunDir, attempt: int) -> None:
+    """Keep the newest states of all attempts. A successor may be reading them: then nothing."""
+    if not run.superseded(attempt):
+        for old in run.resume_states()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def newest_whole(run: RunDir) -> Path | None:
-    """The newest checkpoint whose bytes verify; a damaged one is passed over, loudly."""
-    for folder in saved_steps(run):
+    """The newest checkpoint whose bytes verify; a damaged one is put aside, loudly.
+
+    Where it was, it would count among those that are kept.
+    """
+    for folder in run.resume_states():
         if is_whole(folder):
             return folder
         run.event("checkpoint_damaged", path=str(folder.relative_to(run.path)))
+        folder.rename(folder.with_name(f"damaged-{folder.name}"))
     return None
 
 
-def resume(engine: deepspeed.DeepSpeedEngine, run: RunDir, folder: Path) -> int:
+def resume(engine: deepspeed.DeepSpeedEngine, folder: Path) -> int:
     """Load an engine state and return the steps that it holds."""
-    path, _ = engine.load_checkpoint(str(run.checkpoints), tag=folder.name)
+    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     assert path is not None, f"DeepSpeed found nothing to load in {folder}"
-    return _step(folder)
+    return step_of(folder)
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:
@@ -82,21 +112,25 @@ def weights(model: Transformer) -> dict[str, Tensor]:
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
 
 
-def save_final(model: Transformer, run: RunDir) -> None:
-    """Leave the weights alone, for a later stage, an export, an evaluation."""
-    staging = run.checkpoints / ".final"
+def save_final(model: Transformer, run: RunDir, attempt: int) -> None:
+    """Leave the weights alone, for a later stage, an export, an evaluation.
+
+    Raises EndedEarly where a later attempt exists.
+    """
+    staging = run.checkpoints / f".final-{attempt}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     save_file(weights(model), staging / "model.safetensors")
     write_atomic(staging / "config.json", model.config.model_dump_json(indent=1))
-    write_atomic(staging / "manifest.json", json.dumps(_manifest(staging)))
+    seal(staging)
+    refuse_superseded(run, attempt)
     shutil.rmtree(run.final, ignore_errors=True)
     staging.rename(run.final)
 
 
 def drop_resume_states(run: RunDir) -> None:
     """A finished run needs no state to resume from."""
-    for folder in saved_steps(run):
+    for folder in run.checkpoints.glob("attempt-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -107,9 +141,32 @@ def load_final(run: RunDir) -> Transformer:
             f"the weights of run {run.path.name} in {run.final} are missing or damaged; "
             f"delete {run.path / 'result.json'} and launch again to train them anew"
         )
-    config = ModelConfig.model_validate_json((run.final / "config.json").read_text("utf-8"))
+    return _load(run.final)
+
+
+def load_start(start: Start, config: ModelConfig, seed: int) -> Transformer:
+    """The model of a folder, grown to `config` where that is larger.
+
+    Raises ValueError where its weights are not those that the run was planned with.
+    """
+    folder = Path(start.folder)
+    if (found := digest(start.folder)) != start.digest:
+        raise ValueError(
+            f"start.folder={start.folder!r} holds other weights ({found}) than when this run was "
+            f"planned ({start.digest}); put them back, or launch again to plan anew"
+        )
+    return grow(_load(folder), config, seed)
+
+
+def _load(folder: Path) -> Transformer:
+    """The model of a folder in our own form or in that of transformers."""
+    told = json.loads((folder / "config.json").read_text("utf-8"))
+    if "model_type" in told:
+        config, state = huggingface.read(folder)
+    else:
+        config = ModelConfig.model_validate(told)
+        state = load_file(folder / "model.safetensors")
     model = Transformer(config)
-    state = load_file(run.final / "model.safetensors")
     missing = model.load_state_dict(state, strict=False).missing_keys
     assert set(missing) <= {"head.weight"}, missing  # the tied table, stored once
     return model

@@ -8,19 +8,30 @@ from typing import Any
 
 import deepspeed
 import deepspeed.ops
+import torch
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils import logger
+from deepspeed.utils.tensor_fragment import fragment_address
 
+from model.counts import params_total
 from model.transformer import Transformer
 from train.config import RunSpec
-from train.optim import adamw
+from train.optim import build_optimizer
 from train.parallel import Ranks
+from train.ramp import batch_tokens_at
+
+BUCKET_NUMBERS = 500_000_000  # gradients reduced together, at most: DeepSpeed's own default
+# What ZeRO's states hold besides tensors and plain values.
+STATE_TYPES = (LossScaler, ZeroStageEnum, fragment_address)
 
 
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     """DeepSpeed's settings for a run; batch sizes in sequences.
 
-    ZeRO 1 is the floor, for one process too: stage 0 in fp32 reports no gradient norm, and clips
-    wrongly once the model is split.
+    ZeRO 1 is the floor wherever an optimizer allows it, for one process too: stage 0 in fp32
+    reports no gradient norm and clips wrongly once the model is split, so there train.optim clips.
     """
     sequences = spec.batch.global_batch_tokens // spec.model.seq_len
     per_rank = sequences // spec.parallel.dp
@@ -28,8 +39,12 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
         "train_batch_size": sequences,
         "train_micro_batch_size_per_gpu": spec.batch.micro_batch_size,
         "gradient_accumulation_steps": per_rank // spec.batch.micro_batch_size,
-        "gradient_clipping": spec.optim.gradient_clipping,
-        "zero_optimization": {"stage": spec.parallel.zero_stage},
+        "gradient_clipping": spec.optim.gradient_clipping if spec.parallel.zero_stage else 0.0,
+        "zero_optimization": {
+            "stage": spec.parallel.zero_stage,
+            # By default DeepSpeed allocates a bucket of 5e8 numbers, 2 GB, for a model of any size.
+            "reduce_bucket_size": min(BUCKET_NUMBERS, params_total(spec.model)),
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
@@ -53,17 +68,44 @@ def build_engine(model: Transformer, spec: RunSpec, ranks: Ranks) -> deepspeed.D
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         engine, *_ = deepspeed.initialize(
             model=model.to(ranks.device),
-            optimizer=adamw(model, spec.optim),
+            optimizer=build_optimizer(model, spec.optim, spec.parallel.zero_stage),
             config=deepspeed_config(spec),
         )
+    engine.checkpoint_engine = WeightsOnly()
     return engine
 
 
+class WeightsOnly(TorchCheckpointEngine):
+    """DeepSpeed's files, read without running what a pickle might ask for.
+
+    Written through a file of ours, so that a full disk is an OSError that says so.
+    """
+
+    def save(self, state_dict: Any, path: str) -> None:
+        with open(path, "wb") as file:
+            try:
+                torch.save(state_dict, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        with torch.serialization.safe_globals(list(STATE_TYPES)):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+
 def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
-    """Give every parameter group this rate for the coming step."""
+    """Give every parameter group this rate, times its own scale, for the coming step."""
     optimizer: Any = engine.optimizer  # one of DeepSpeed's, by ZeRO stage; all have groups
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
+
+
+def set_batch(engine: deepspeed.DeepSpeedEngine, spec: RunSpec, step: int) -> None:
+    """Accumulate over as many micro-batches as the batch of a step (0-based) has."""
+    if spec.batch.ramp:
+        engine.set_train_batch_size(batch_tokens_at(spec.batch, step) // spec.model.seq_len)
 
 
 def gradient_norm(engine: deepspeed.DeepSpeedEngine) -> float:

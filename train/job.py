@@ -1,167 +1,155 @@
-"""One job: a list of granted runs, trained in turn by one process or one group of ranks."""
+"""One job: a list of granted runs, trained in turn by one process or one group of ranks.
+
+A job of one process trains each run in a child of its own, so that what kills one run does not lose
+the others. torch is imported here only once a run is to be trained.
+"""
 
 import os
 import socket
 import time
-import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
+from train.config import reduced_micro_batch
+from train.isolation import death, in_child
+from train.logmarks import marked
+from train.runlog import Attempt, Cause, Failure, RunDir
+from train.stopping import StopSignal
 
-from model.config import flops_per_token, params_active, params_non_embedding, params_total
-from model.transformer import Transformer, initialise
-from train import checkpoint
-from train.config import RunSpec, run_id
-from train.data.prepare import prepare
-from train.engine import build_engine
-from train.environment import describe
-from train.loop import Outcome, Preempted, StopSignal, train
-from train.parallel import Ranks, agree, connect, total
-from train.runlog import Attempt, Cause, Failure, Result, RunDir, write_atomic
-from train.stages.context import Context, StageParts
-from train.stages.dpo import direct_preference
-from train.stages.pretrain import pretrain
-from train.stages.sft import fine_tune
+Grant = tuple[Path, int]
+# Ends of an attempt that are not its own doing: a job started again by its scheduler goes on.
+INTERRUPTIONS: frozenset[Cause] = frozenset({"preempted", "timeout", "killed", "node_failure"})
 
-STAGES = {
-    "pretrain": pretrain,
-    "sft": fine_tune,
-    "dpo": direct_preference,
-}
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended. `all_well`: of every granted run there is a result, or it is not ours.
+
+    `interrupted`: a signal ended it before its list was done; it may be started again.
+    """
+
+    all_well: bool = True
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands in its job."""
+
+    job: str
+    threads: int
+    rank: int
+    world_size: int
+    local_rank: int
+    rendezvous: Path
 
 
 def work(
-    grants: list[tuple[Path, int]],
+    grants: Sequence[Grant],
     job: str,
     threads: int,
     rank: int,
     world_size: int,
     local_rank: int,
     rendezvous: Path,
-) -> None:
+    apart: bool = True,
+) -> Ended:
     """Claim and train each granted (run directory, attempt) that nobody else has.
 
-    Several jobs may hold the same grants: the exclusive creation of attempt.N.json decides.
+    Several jobs may hold the same grants: the exclusive creation of attempt.N.json decides. A run
+    of one process is trained in this very process unless `apart`.
     """
-    torch.set_num_threads(threads)
+    place = Place(job, threads, rank, world_size, local_rank, rendezvous)
+    # Asking CUDA itself whether there is a GPU would start it, and a fork of that is useless.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     stop = StopSignal()
-    ranks = connect(rank, world_size, local_rank, rendezvous)
-    try:
-        for path, number in grants:
-            run = RunDir(path)
-            if agree(ranks.first and _claim(run, number, job, world_size), ranks):
-                execute(run, number, ranks, stop)
-            if total([float(stop.asked)], ranks)[0] > 0:
-                break
-        # A rank that leaves early takes its connections with it, and the others abort at exit.
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    if world_size == 1 and apart:
+        return _work_alone(grants, place, stop)
+    from train.attempt import work_together
+
+    return work_together(grants, place, stop)
 
 
-def _claim(run: RunDir, number: int, job: str, world_size: int) -> bool:
-    attempt = Attempt(
-        number=number,
-        job=job,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        world_size=world_size,
-        started=time.time(),
+def _work_alone(grants: Sequence[Grant], place: Place, stop: StopSignal) -> Ended:
+    all_well = True
+    for path, number in grants:
+        run = RunDir(path)
+        if stop.cause is not None:
+            return Ended(all_well=False, interrupted=True)
+        if (attempt := claim(run, number, place)) is not None:
+            with marked(run, attempt):
+                all_well = _train_apart(run, attempt, place, stop) and all_well
+    return Ended(all_well, interrupted=not all_well and stop.cause is not None)
+
+
+def _train_apart(run: RunDir, attempt: int, place: Place, stop: StopSignal) -> bool:
+    """Train one attempt in a child; True where it ended well."""
+    from train.attempt import train_alone
+
+    status = in_child(partial(train_alone, run, attempt, place), stop)
+    if run.result() is None and run.failure(attempt) is None:
+        _say_for_the_dead(run, attempt, death(status))
+    return well(run, attempt)
+
+
+def _say_for_the_dead(run: RunDir, attempt: int, message: str) -> None:
+    """Record the end of an attempt that could not; on a full disk the driver sees it for itself."""
+    failure = Failure(attempt=attempt, cause="killed", message=message, step=run.resume_step())
+    with suppress(OSError):
+        if run.write_failure(failure):
+            run.event("failed", attempt=attempt, cause="killed", message=message)
+
+
+def well(run: RunDir, attempt: int) -> bool:
+    """True where a run has a result, or somebody else decided that this attempt must not go on."""
+    failure = run.failure(attempt)
+    return run.result() is not None or (
+        failure is not None and failure.cause in ("stopped", "superseded")
     )
-    return run.result() is None and run.claim(attempt)
 
 
-def execute(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None:
-    """Run one attempt to a result or to a recorded failure.
+def claim(run: RunDir, granted: int, place: Place) -> int | None:
+    """Take the granted attempt of a run, or the one after it; None where it is not ours to train.
 
-    An exception in one rank of several ends the whole job: its peers wait in a collective.
+    A job that its scheduler started again finds its own last attempt and makes the next one.
     """
-    try:
-        train_run(run, attempt, ranks, stop)
-    except Preempted as reason:
-        if ranks.first:
-            run.event("preempted", attempt=attempt, reason=str(reason))
-    except Exception as error:
-        failure = Failure(
-            attempt=attempt,
-            cause=cause_of(error),
-            message=f"{type(error).__name__}: {error}",
-            trace=traceback.format_exc(),
-        )
-        print(failure.trace, flush=True)
-        run.write_failure(failure)
-        run.event("failed", attempt=attempt, cause=failure.cause, message=failure.message)
-        if ranks.world_size > 1:
-            raise
+    if run.result() is not None:
+        return None
+    number, attempts = granted, run.attempts()
+    if attempts and attempts[-1].number >= granted:
+        if not _ours_to_repeat(run, attempts[-1], place):
+            return None
+        number = attempts[-1].number + 1
+    if run.stop(number) is not None:
+        return None
+    return number if run.claim(_attempt(run, number, place)) else None
 
 
-def cause_of(error: Exception) -> Cause:
-    """Name of a failure from a closed list: what the driver does next follows from it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out_of_memory"
-    if isinstance(error, OSError) and error.errno == 28:
-        return "disk_full"
-    return "exception"
+def _ours_to_repeat(run: RunDir, latest: Attempt, place: Place) -> bool:
+    """True where this very job was interrupted in it; after other failures the driver decides."""
+    failure = run.failure(latest.number)
+    return latest.job == place.job and (failure is None or failure.cause in INTERRUPTIONS)
 
 
-def train_run(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None:
-    """Data, model, engine, loop, evaluation, result: one stage of training from run.json."""
-    spec = run.spec()
-    if ranks.first:
-        run.event("start", attempt=attempt)
-        write_atomic(run.path / "env.json", describe(ranks))
-    assert spec.parallel.dp == ranks.world_size, "the driver starts as many processes as dp says"
-    data = prepare(spec.data, run.home).folder
-    context = Context(run, spec, data, starting_model(run, spec), ranks)
-    parts = STAGES[spec.stage](context)
-    engine = build_engine(context.model, spec, ranks)
-    outcome = train(engine, parts.objective, spec, run, attempt, ranks, stop)
-    spent = run.seconds_before(attempt) + outcome.seconds
-    finish(context, parts, outcome, spent)
-    engine.destroy()
-
-
-def starting_model(run: RunDir, spec: RunSpec) -> Transformer:
-    """Fresh weights from the seed, or the final ones of the parent run."""
-    if spec.parent is not None:
-        return checkpoint.load_final(RunDir(run.home / "runs" / spec.parent))
-    model = Transformer(spec.model)
-    initialise(model, spec.seed)
-    return model
-
-
-def finish(context: Context, parts: StageParts, outcome: Outcome, seconds: float) -> None:
-    """Evaluate, leave the weights, and write result.json last."""
-    metrics = parts.evaluate(context.model) if outcome.state == "DONE" else {}
-    if not context.ranks.first:
-        return
-    run = context.run
-    if outcome.state == "DONE":
-        checkpoint.save_final(context.model, run)
-    result = result_of(context.spec, outcome, metrics, seconds)
-    run.event(outcome.state.lower(), step=outcome.step, nats_per_token=result.nats_per_token)
-    run.write_result(result)
-    checkpoint.drop_resume_states(run)
-
-
-def result_of(spec: RunSpec, outcome: Outcome, metrics: dict[str, float], seconds: float) -> Result:
-    """The record of a run. A diverged one has no loss: a number would find its way into a fit."""
-    tokens = outcome.step * spec.batch.global_batch_tokens
-    metrics = {**metrics, **{f"train/{name}": v for name, v in outcome.last.items()}}
-    return Result(
-        run_id=run_id(spec),
-        state=outcome.state,
-        cause="diverged" if outcome.state == "DIVERGED" else "",
-        tokens=tokens,
-        flops=tokens * flops_per_token(spec.model),
-        nats_per_token=metrics.pop("nats_per_token", None),
-        bits_per_byte=metrics.pop("bits_per_byte", None),
-        params_total=params_total(spec.model),
-        params_non_embedding=params_non_embedding(spec.model),
-        params_active=params_active(spec.model),
-        seconds=seconds,
-        gpu_hours=seconds * spec.parallel.dp / 3600,
-        tokens_per_second=outcome.tokens_per_second,
-        metrics=metrics,
+def _attempt(run: RunDir, number: int, place: Place) -> Attempt:
+    return Attempt(
+        number=number,
+        job=place.job,
+        # A scheduler may know this machine by another name.
+        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        pid=os.getpid(),
+        world_size=place.world_size,
+        started=time.time(),
+        micro_batch_size=micro_batch_in_use(run),
     )
+
+
+def micro_batch_in_use(run: RunDir) -> int:
+    """Sequences of a forward after what memory earlier attempts had, down to the smallest."""
+    spec = run.spec()
+    times = sum(failure.cause == "out_of_memory" for failure in run.failures())
+    sizes = (reduced_micro_batch(spec, n) for n in range(times, -1, -1))
+    return next(size for size in sizes if size is not None)

@@ -5,11 +5,11 @@ Shapes: B sequences of this rank, T time.
 
 import json
 import math
-import signal
-import threading
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import deepspeed
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train import checkpoint
-from train.config import RunSpec, steps
-from train.engine import gradient_norm, set_lr
+from train import checkpoint, lineage, trunk
+from train.config import RunSpec, steps, tokens_after
+from train.engine import gradient_norm, set_batch, set_lr
+from train.noise import NoiseScale
 from train.parallel import Ranks, agree, total
-from train.runlog import RunDir, read_lines
+from train.runlog import RunDir, read_lines, step_of
 from train.schedule import lr_factor
 from train.stability import DivergenceWatch
+from train.stopping import EndedEarly, Orders, StopSignal, reason_of
 
 CHECKPOINT_SECONDS = 30.0  # at most this much work is lost with a killed process
 
@@ -54,23 +56,6 @@ class Outcome:
     seconds: float
     tokens_per_second: float
     last: dict[str, float] = field(default_factory=dict)
-
-
-class Preempted(Exception):
-    """The process was asked to stop; a checkpoint holds all that was done."""
-
-
-class StopSignal:
-    """Turns SIGTERM and SIGUSR2 (preemption, time-out) into a flag read between two steps."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR2):
-                signal.signal(number, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
@@ -141,25 +126,38 @@ def train(
 ) -> Outcome:
     """Train to the horizon, from the newest whole checkpoint if there is one.
 
-    Raises Preempted, with a checkpoint written, when the process is asked to stop.
+    Raises EndedEarly when it is asked to, with a checkpoint written, or when it was replaced.
     """
-    first = resume_step(engine, run, ranks)
+    first = resume_step(engine, run, spec, ranks)
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
-    for loss in losses_before(run, attempt, first):
-        watch.diverged(loss)
+    noise = NoiseScale(spec, ranks)
+    for line in lines_before(run, attempt, first):
+        watch.diverged(line["loss"])
+        noise.resume([line])
+    orders = Orders(run, attempt, stop, looks=ranks.first)
     log = StepLog(run, attempt, ranks)
+    leaves = lineage.leaf_steps(spec)
     started = saved = time.monotonic()
-    batch_tokens = spec.batch.global_batch_tokens
+    before = tokens_after(spec, first)
     means: dict[str, float] = {}
     state: Literal["DONE", "DIVERGED"] = "DONE"
     step = first
     try:
         for step in range(first + 1, steps(spec) + 1):
-            tokens = step * batch_tokens
+            tokens = tokens_after(spec, step)
             lr = spec.optim.lr * lr_factor(spec.schedule, tokens, spec.tokens)
             set_lr(engine, lr)
-            votes = [float(stop.asked), float(save_is_due(saved, ranks))]
-            means, (asked, due) = train_step(engine, objective, spec, step - 1, ranks, votes)
+            set_batch(engine, spec, step - 1)
+            if spec.model.dropout:
+                # Draws of their own for every step: a resumed run drops what it would have.
+                torch.manual_seed(dropout_seed(spec.seed, step, ranks.rank))
+            small = None
+            if noise.due(step):
+                batch = to_device(objective.batch(step - 1), ranks)
+                module: Any = engine.module
+                small = noise.small(module, objective, batch)
+            votes = [*orders.votes(), float(save_is_due(saved, ranks))]
+            means, (*reasons, due) = train_step(engine, objective, spec, step - 1, ranks, votes)
             seconds = time.monotonic() - started
             log.write(
                 {
@@ -167,42 +165,65 @@ def train(
                     "tokens": tokens,
                     **means,
                     "grad_norm": gradient_norm(engine),
+                    **(noise.big(small, gradient_norm(engine)) if small else {}),
                     "lr": lr,
-                    "tokens_per_second": (step - first) * batch_tokens / seconds,
+                    "tokens_per_second": (tokens - before) / seconds,
                     "seconds": seconds,
                 }
             )
             if watch.diverged(means["loss"]):
                 state = "DIVERGED"
                 break
-            if (asked or due) and step < steps(spec):
-                checkpoint.save(engine, run, step, ranks)
+            if step in leaves:
+                passed = lines_before(run, attempt + 1, step) if ranks.first else []
+                trunk.leave(engine, run, attempt, step, passed, ranks)
+            reason = reason_of(reasons)
+            if (reason or due) and step < steps(spec):
+                checkpoint.save(engine, run, attempt, step, ranks)
                 saved = time.monotonic()
-            if asked and step < steps(spec):
-                raise Preempted(f"asked to stop after step {step}")
+            if reason and step < steps(spec):
+                raise EndedEarly(reason, f"asked to stop after step {step}", step)
     finally:
         log.close()
     seconds = time.monotonic() - started
-    speed = (step - first) * batch_tokens / seconds if step > first else 0.0
+    speed = (tokens_after(spec, step) - before) / seconds if step > first else 0.0
     return Outcome(state, step, seconds, speed, means)
 
 
-def resume_step(engine: deepspeed.DeepSpeedEngine, run: RunDir, ranks: Ranks) -> int:
-    """Load the newest whole checkpoint, the same in all ranks; 0 where there is none."""
-    folder = agree(checkpoint.newest_whole(run) if ranks.first else None, ranks)
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for the draws of one step of one rank."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+
+
+def resume_step(engine: deepspeed.DeepSpeedEngine, run: RunDir, spec: RunSpec, ranks: Ranks) -> int:
+    """Load the newest whole state, the run's own or its trunk's; 0 where there is none."""
+    folder = agree(newest_whole(run, spec) if ranks.first else None, ranks)
     if folder is None:
         return 0
-    step = checkpoint.resume(engine, run, folder)
+    step = checkpoint.resume(engine, folder)
     if ranks.first:
-        run.event("resume", step=step)
+        run.event("resume", step=step, path=os.path.relpath(folder, run.path))
     return step
 
 
-def losses_before(run: RunDir, attempt: int, last: int) -> list[float]:
-    """The logged loss of steps 1 to `last`, from the latest earlier attempt that has each."""
-    logged: dict[int, float] = {}
+def newest_whole(run: RunDir, spec: RunSpec) -> Path | None:
+    """The newest whole state to go on from. A branch that finds none of its trunk's says so."""
+    own = checkpoint.newest_whole(run)
+    shared = trunk.newest_whole(run, run.spec(), after=step_of(own))
+    if spec.trunk is not None and own is None and shared is None:
+        run.event("trunk_missing", trunk=spec.trunk)
+    return shared or own
+
+
+def lines_before(run: RunDir, attempt: int, last: int) -> list[dict[str, Any]]:
+    """What was logged of steps 1 to `last`, by the latest earlier attempt that has each.
+
+    Of steps that a trunk made for this run, by the trunk.
+    """
+    shared = lineage.history(run.home, run.spec(), last)
+    logged = {int(line["step"]): line for line in shared}
     for earlier in range(1, attempt):
-        logged |= {int(line["step"]): line["loss"] for line in read_lines(run.metrics(earlier))}
+        logged |= {int(line["step"]): line for line in read_lines(run.metrics(earlier))}
     return [logged[step] for step in sorted(logged) if step <= last]
 
 

@@ -13,6 +13,22 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     return flat.view_as(targets)
 
 
+def z_loss(logits: Tensor) -> Tensor:
+    """Square of the log of the softmax's normaliser: (B, T, V) -> (B, T).
+
+    Source: Chowdhery et al. 2022, arXiv:2204.02311, sec. 5.
+    """
+    return logits.float().logsumexp(dim=-1).square()
+
+
+def max_z_loss(logits: Tensor) -> Tensor:
+    """Square of the largest logit: (B, T, V) -> (B, T).
+
+    Source: Yang et al. 2023, arXiv:2309.10305, sec. 3.4.
+    """
+    return logits.float().amax(dim=-1).square()
+
+
 def sequence_log_probability(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Sum of log-probabilities over the masked targets of each sequence: (B,)."""
     return -(token_nats(logits, targets) * mask).sum(dim=-1)

@@ -6,38 +6,57 @@
         env.json             code, packages, host of the latest attempt
         metrics.N.jsonl      one line a logged step of attempt N
         events.jsonl         one line an event (start, resume, checkpoint, diverged, ...)
-        checkpoints/         resumable engine states, and final/ with the weights alone
-        failure.N.json       why attempt N ended without a result
+        checkpoints/         attempt-N/step-S/ to resume from, and final/ with the weights alone
+        stop.N.json          attempt N must end, or must not begin
+        failure.N.json       how attempt N ended without a result
         result.json          written last and atomically: its presence is completion
+
+Attempt N may write while there is no attempt.M.json with M > N. What it writes of its own carries
+its number, so a process that was thought dead writes over nothing of its successor's.
 
 No torch here: driver and tests read run directories with these functions.
 """
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from train.config import Frozen, RunSpec, State, run_id
+from train.config import Frozen, RunSpec, run_id
 
-Cause = Literal["out_of_memory", "exception", "killed", "disk_full"]
+# killed: a signal that nobody here sent. preempted, timeout, stopped: asked to end, with a
+# checkpoint written. superseded: a later attempt exists. node_failure: said by the scheduler alone.
+Cause = Literal[
+    "exception",
+    "out_of_memory",
+    "disk_full",
+    "killed",
+    "preempted",
+    "timeout",
+    "node_failure",
+    "stopped",
+    "superseded",
+]
 
 
 class Result(Frozen):
     """What a finished run measured. Losses are nats per token over the validation text.
 
-    `flops` counts what was trained (`model.config.flops_per_token` x tokens); `mfu` is None where
-    no peak is known. `metrics` holds what is particular to a stage or a source, by name.
+    `flops` counts what went into the model (`model.config.flops_per_token` x tokens), of which this
+    run did not train the first `inherited_tokens`: its trunk had. `mfu` is None where no peak is
+    known. `metrics` holds what is particular to a stage or a source, by name.
     """
 
     run_id: str
-    state: State
+    state: Literal["DONE", "DIVERGED"]
     cause: str = ""
     tokens: int
+    inherited_tokens: int = 0
     flops: float
     nats_per_token: float | None
     bits_per_byte: float | None
@@ -50,35 +69,76 @@ class Result(Frozen):
     mfu: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def trained_flops(self) -> float:
+        """FLOPs that this run spent itself."""
+        return self.flops * (self.tokens - self.inherited_tokens) / self.tokens
+
 
 class Attempt(Frozen):
-    """One try at a run, and the process that makes it."""
+    """One try at a run, and the process that makes it.
+
+    `micro_batch_size` is the one in use, smaller than the spec's after an attempt ran out of
+    memory. Of an attempt whose file cannot be read only the number is known; the rest is empty.
+    """
 
     number: int
-    job: str
-    host: str
-    pid: int
-    world_size: int
-    started: float
+    job: str = ""
+    host: str = ""
+    pid: int = 0
+    world_size: int = 1
+    started: float = 0.0
+    micro_batch_size: int = 0
 
 
 class Failure(Frozen):
-    """Why an attempt ended without a result; `trace` is for the log, `message` for the table."""
+    """How an attempt ended without a result; `trace` is for the log, `message` for the table.
+
+    A later attempt can go on after `step`.
+    """
 
     attempt: int
     cause: Cause
     message: str
     trace: str = ""
+    step: int = 0
+
+
+class Stop(Frozen):
+    """An order to an attempt to end: `cause` says why, `study` whose decision it is."""
+
+    state: Literal["PRUNED", "CANCELLED"]
+    cause: str
+    study: str
+
+
+CHECKPOINT_MANIFEST = "manifest.json"  # written last: hashes of the other files of a checkpoint
+
+Record = TypeVar("Record", bound=Frozen)
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """A record of its own file, or None where it is absent, torn or something else.
+
+    Any other error of the disk is raised: what cannot be read now is not known to be absent.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return None
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that readers see the old content or the new, never a part (fsync, rename)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def create_exclusive(path: Path, text: str) -> bool:
@@ -87,13 +147,13 @@ def create_exclusive(path: Path, text: str) -> bool:
     A hard link is atomic also on NFS, where it is the classic lock.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
     try:
+        temporary.write_text(text, encoding="utf-8")
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -120,6 +180,16 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record).encode() + b"\n")
 
 
+def _attempt_and_step(folder: Path) -> tuple[int, int] | None:
+    match = re.fullmatch(r"attempt-(\d+)/step-(\d+)", f"{folder.parent.name}/{folder.name}")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def step_of(folder: Path | None) -> int:
+    """Steps that a state to resume from holds; 0 for none."""
+    return 0 if folder is None else int(folder.name.removeprefix("step-"))
+
+
 class RunDir:
     """Paths and records of one run directory."""
 
@@ -137,30 +207,55 @@ class RunDir:
     def metrics(self, attempt: int) -> Path:
         return self.path / f"metrics.{attempt}.jsonl"
 
+    def attempt_checkpoints(self, attempt: int) -> Path:
+        """Where attempt N alone writes states to resume from; every attempt reads all of them."""
+        return self.checkpoints / f"attempt-{attempt}"
+
+    def resume_states(self) -> list[Path]:
+        """Folders of states to resume from, newest step first, whole or not; of one step the
+        latest attempt's first.
+        """
+        found = ((_attempt_and_step(p), p) for p in self.checkpoints.glob("attempt-*/step-*"))
+        known = sorted((numbers[::-1], path) for numbers, path in found if numbers)
+        return [path for _, path in reversed(known)]
+
+    def resume_step(self) -> int:
+        """The step that a later attempt can go on after, by what was written to the end."""
+        whole = (p for p in self.resume_states() if (p / CHECKPOINT_MANIFEST).exists())
+        return step_of(next(whole, None))
+
+    def _numbered(self, kind: str) -> dict[int, Path]:
+        """Files KIND.N.json by N, ascending."""
+        try:
+            names = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found = (re.fullmatch(rf"{kind}\.([1-9]\d*)\.json", name) for name in names)
+        return {n: self.path / name for n, name in sorted((int(m[1]), m[0]) for m in found if m)}
+
     def spec(self) -> RunSpec:
         return RunSpec.model_validate_json((self.path / "run.json").read_text(encoding="utf-8"))
 
     def result(self) -> Result | None:
         """The result, or None while there is none. A torn or foreign result.json does not count."""
-        try:
-            text = (self.path / "result.json").read_text(encoding="utf-8")
-            result = Result.model_validate_json(text)
-        except (FileNotFoundError, ValueError):
-            return None
-        return result if result.run_id == self.path.name else None
+        result = read_record(self.path / "result.json", Result)
+        return result if result and result.run_id == self.path.name else None
 
     def attempts(self) -> list[Attempt]:
-        """All attempts so far, oldest first."""
-        found = (
-            Attempt.model_validate_json(path.read_text(encoding="utf-8"))
-            for path in self.path.glob("attempt.*.json")
-        )
-        return sorted(found, key=lambda attempt: attempt.number)
+        """All attempts so far, oldest first. One that cannot be read still counts."""
+        return [
+            read_record(path, Attempt) or Attempt(number=number)
+            for number, path in self._numbered("attempt").items()
+        ]
+
+    def superseded(self, attempt: int) -> bool:
+        """True once a later attempt exists: attempt N must not write any more."""
+        return any(number > attempt for number in self._numbered("attempt"))
 
     def seconds_before(self, attempt: int) -> float:
         """Seconds that earlier attempts spent in training steps: their cost is the run's cost."""
         logs = (list(read_lines(self.metrics(number))) for number in range(1, attempt))
-        return sum((log[-1]["seconds"] for log in logs if log), 0.0)
+        return sum((log[-1].get("seconds", 0.0) for log in logs if log), 0.0)
 
     def claim(self, attempt: Attempt) -> bool:
         """Take attempt N of this run for this process; False where another process has it.
@@ -172,18 +267,40 @@ class RunDir:
         return create_exclusive(path, attempt.model_dump_json())
 
     def failure(self, attempt: int) -> Failure | None:
-        try:
-            text = (self.path / f"failure.{attempt}.json").read_text(encoding="utf-8")
-            return Failure.model_validate_json(text)
-        except (FileNotFoundError, ValueError):
-            return None
+        return read_record(self.path / f"failure.{attempt}.json", Failure)
 
-    def write_failure(self, failure: Failure) -> None:
-        """Record why an attempt failed; of several ranks that fail, the first names the cause."""
-        create_exclusive(self.path / f"failure.{failure.attempt}.json", failure.model_dump_json())
+    def failures(self) -> list[Failure]:
+        """How earlier attempts ended, oldest first; those that cannot be read are left out."""
+        found = (read_record(path, Failure) for path in self._numbered("failure").values())
+        return [failure for failure in found if failure]
+
+    def write_failure(self, failure: Failure) -> bool:
+        """Record how an attempt ended; of several that say so, the first names the cause.
+
+        False where another was first.
+        """
+        path = self.path / f"failure.{failure.attempt}.json"
+        return create_exclusive(path, failure.model_dump_json())
+
+    def stop(self, attempt: int) -> Stop | None:
+        """The order to attempt N to end, or None while there is none."""
+        return read_record(self.path / f"stop.{attempt}.json", Stop)
+
+    def write_stop(self, attempt: int, stop: Stop) -> bool:
+        """Order attempt N to end, or not to begin; False where that was ordered before."""
+        return create_exclusive(self.path / f"stop.{attempt}.json", stop.model_dump_json())
 
     def write_result(self, result: Result) -> None:
-        write_atomic(self.path / "result.json", result.model_dump_json())
+        """Complete the run. Of two results the first stands; what is torn or foreign does not."""
+        if self.result() is None:
+            write_atomic(self.path / "result.json", result.model_dump_json())
+
+    def withdraw_result(self, why: str) -> None:
+        """Take back a completion that does not hold any more: the run may be claimed again."""
+        for attempt in self.attempts()[-1:]:
+            self.write_failure(Failure(attempt=attempt.number, cause="stopped", message=why))
+        self.event("withdrawn", message=why)
+        (self.path / "result.json").unlink(missing_ok=True)
 
     def event(self, name: str, **fields: Any) -> None:
         append_line(self.events, {"time": time.time(), "event": name, **fields})

@@ -4,6 +4,8 @@ import math
 from collections import deque
 from statistics import median
 
+from torch import Tensor, nn
+
 from train.config import StabilityConfig
 
 FEWEST = 5  # losses whose median is worth a judgement
@@ -33,3 +35,17 @@ class DivergenceWatch:
         middle = median(self.recent)
         self.lowest = min(self.lowest, middle)
         return middle > self.lowest + self.limit
+
+
+def shrink_embedding_gradient(embedding: nn.Module, share: float) -> None:
+    """Have a table keep this share of the gradient that comes through what was looked up.
+
+    Source: Zeng et al. 2022, arXiv:2210.02414, sec. 2 (alpha of GLM-130B).
+    """
+    if share == 1:
+        return
+
+    def shrunk(module: nn.Module, inputs: tuple[Tensor, ...], found: Tensor) -> Tensor:
+        return share * found + (1 - share) * found.detach()
+
+    embedding.register_forward_hook(shrunk)

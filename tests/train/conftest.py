@@ -1,10 +1,14 @@
 """A corpus and runs small enough to train within seconds."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Programs and helpers lie beside the tests.
+sys.path.insert(0, str(Path(__file__).parent))
 
 from model.config import ModelConfig
 from train.config import (

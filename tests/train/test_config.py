@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from train.config import BatchConfig, ParallelConfig, RunSpec, config_id, data_id, run_id, steps
+from train.config import (
+    BatchConfig,
+    ParallelConfig,
+    RunSpec,
+    config_id,
+    data_id,
+    reduced_micro_batch,
+    run_id,
+    steps,
+    with_micro_batch,
+)
 from train.runlog import RunDir
 
 
@@ -51,6 +61,32 @@ def test_data_id_follows_the_text_and_the_tokenizer_but_not_the_mixture(spec: Ru
 
 def test_steps_are_whole_batches(spec: RunSpec) -> None:
     assert steps(changed(spec, tokens=512 * 7 + 511)) == 7
+
+
+def sized(spec: RunSpec, sequences: int, micro: int, **fields: Any) -> RunSpec:
+    tokens = sequences * spec.model.seq_len
+    batch = BatchConfig(global_batch_tokens=tokens, micro_batch_size=micro)
+    return changed(spec, batch=batch, tokens=tokens, **fields)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "micro", "fields", "sizes"),
+    [
+        (16, 16, {}, [16, 8, 4, 2, 1, None]),
+        (12, 12, {}, [12, 6, 3, 1, None]),
+        (15, 5, {}, [5, 1, None]),
+        (24, 6, {"parallel": {"dp": 2}}, [6, 3, 1, None]),
+        (12, 12, {"stage": "dpo", "parent": "abc"}, [12, 6, 2, None]),
+        (6, 2, {"stage": "dpo", "parent": "abc"}, [2, None]),
+    ],
+)
+def test_after_running_out_of_memory_a_forward_takes_at_most_half(
+    spec: RunSpec, sequences: int, micro: int, fields: dict[str, Any], sizes: list[int | None]
+) -> None:
+    wide = sized(spec, sequences, micro, **fields)
+    assert [reduced_micro_batch(wide, times) for times in range(len(sizes))] == sizes
+    for size in filter(None, sizes):
+        RunSpec.model_validate(with_micro_batch(wide, size).model_dump())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Real runs of `python -m train`: stages, layouts, interruption, divergence, failure."""
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from train import checkpoint
 from train.config import BatchConfig, OptimConfig, ParallelConfig
@@ -22,6 +23,10 @@ TRAIN = (sys.executable, "-m", "train", "--threads", "1")
 
 def train(*runs: RunDir) -> None:
     subprocess.run([*TRAIN, *(str(run.path) for run in runs)], check=True, timeout=300)
+
+
+def train_status(*runs: RunDir) -> int:
+    return subprocess.run([*TRAIN, *(str(run.path) for run in runs)], timeout=300).returncode
 
 
 def train_together(run: RunDir, world_size: int) -> None:
@@ -54,7 +59,7 @@ def curve(run: RunDir, attempt: int = 1) -> list[tuple[int, float, float]]:
 
 def test_every_stage_that_a_spec_may_name_has_its_row_in_the_table() -> None:
     program = (
-        "from train.config import Stage; from train.job import STAGES; "
+        "from train.config import Stage; from train.attempt import STAGES; "
         "assert set(STAGES) == set(Stage.__args__), STAGES"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
@@ -128,14 +133,16 @@ def test_a_preempted_run_goes_on_bit_for_bit(make_run: MakeRun, tmp_path: Path) 
     train(undisturbed)
     interrupt(run, signal.SIGTERM)
     assert run.result() is None
-    assert run.failure(1) is None
+    failure = run.failure(1)
+    assert failure is not None
+    assert (failure.cause, failure.step) == ("preempted", len(curve(run)))
     train(run)
     first, second = curve(run, 1), curve(run, 2)
     assert first[-1][0] + 1 == second[0][0]
     assert first + second == curve(undisturbed)
     assert done(run).nats_per_token == done(undisturbed).nats_per_token
     assert done(run).seconds > 0
-    assert not checkpoint.saved_steps(run)
+    assert not run.resume_states()
 
 
 def test_a_killed_run_starts_again_and_ends_the_same(make_run: MakeRun, tmp_path: Path) -> None:
@@ -148,19 +155,6 @@ def test_a_killed_run_starts_again_and_ends_the_same(make_run: MakeRun, tmp_path
     assert done(run).nats_per_token == done(undisturbed).nats_per_token
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(make_run: MakeRun) -> None:
-    run = make_run(seed=15, tokens=400 * 512)
-    interrupt(run, signal.SIGTERM)
-    (newest,) = checkpoint.saved_steps(run)
-    older = newest.with_name("step-1")
-    shutil.copytree(newest, older)
-    state = next(newest.glob("*optim_states.pt"))
-    state.write_bytes(state.read_bytes()[:-100])
-    assert checkpoint.newest_whole(run) == older
-    damaged = [line for line in read_lines(run.events) if line["event"] == "checkpoint_damaged"]
-    assert damaged[0]["path"] == f"checkpoints/{newest.name}"
-
-
 def test_a_rate_a_hundred_times_too_high_is_diverged_and_has_no_loss(make_run: MakeRun) -> None:
     run = make_run(seed=16, optim=OptimConfig(lr=1.0), tokens=100 * 512)
     train(run)
@@ -169,10 +163,24 @@ def test_a_rate_a_hundred_times_too_high_is_diverged_and_has_no_loss(make_run: M
     assert result.tokens < 100 * 512
 
 
+def test_a_loss_that_is_no_number_in_the_first_step_is_diverged(make_run: MakeRun) -> None:
+    parent = make_run(seed=18, tokens=3 * 512)
+    run = make_run(seed=18, stage="sft", parent=parent.path.name)
+    train(parent)
+    weights = load_file(parent.final / "model.safetensors")
+    weights["embedding.weight"][:] = float("nan")
+    save_file(weights, parent.final / "model.safetensors")
+    manifest = json.dumps(checkpoint._manifest(parent.final))
+    (parent.final / "manifest.json").write_text(manifest)
+    train(run)
+    assert (done(run).state, done(run).nats_per_token) == ("DIVERGED", None)
+    assert [step for step, *_ in curve(run)] == [1]
+
+
 def test_a_failed_run_says_why_and_the_next_one_is_trained(make_run: MakeRun) -> None:
     orphan = make_run(seed=17, stage="sft", parent="0" * 16)
     healthy = make_run(seed=17, tokens=3 * 512)
-    train(orphan, healthy)
+    assert train_status(orphan, healthy) == 1
     failure = orphan.failure(1)
     assert failure is not None
     assert failure.cause == "exception"

@@ -2,9 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
-from train.losses import dpo, sequence_log_probability, token_nats
+from train.losses import dpo, max_z_loss, sequence_log_probability, token_nats, z_loss
 
 
 def test_token_nats_are_minus_log_of_the_softmax_of_the_target() -> None:
@@ -32,3 +33,10 @@ def test_dpo_is_the_logistic_loss_of_beta_times_the_difference_of_ratios() -> No
     loss, margin = dpo(policy, reference, beta=0.5)
     torch.testing.assert_close(margin, torch.tensor([1.0]))
     torch.testing.assert_close(loss, torch.tensor([math.log(1 + math.exp(-1.0))]))
+
+
+def test_z_losses_are_squares_of_the_normaliser_and_of_the_largest_logit() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0)], [-2.0, -3.0]]])
+    expected = [math.log(4.0) ** 2, math.log(math.exp(-2) + math.exp(-3)) ** 2]
+    assert z_loss(logits)[0].tolist() == pytest.approx(expected)
+    assert max_z_loss(logits)[0].tolist() == pytest.approx([math.log(3.0) ** 2, 4.0])

@@ -13,10 +13,12 @@ from train.runlog import (
     Failure,
     Result,
     RunDir,
+    Stop,
     append_line,
     create_exclusive,
     create_run,
     read_lines,
+    write_atomic,
 )
 
 ATTEMPT = Attempt(number=1, job="job", host="host", pid=1, world_size=1, started=0.0)
@@ -76,6 +78,71 @@ def test_of_several_failures_of_an_attempt_the_first_stands(
     failure = run.failure(1)
     assert failure is not None
     assert failure.message == "the cause"
+
+
+def test_an_attempt_whose_file_cannot_be_read_still_counts(make_run: Callable[..., RunDir]) -> None:
+    run = make_run(seed=95)
+    run.claim(ATTEMPT)
+    for number, content in ((2, ""), (3, '{"number": 3, "jo'), (10, '"\udcff"')):
+        (run.path / f"attempt.{number}.json").write_bytes(
+            content.encode("utf-8", "surrogateescape")
+        )
+    (run.path / "attempt.x.json").write_text("{}")
+    (run.path / "attempt.4.json").mkdir()
+    assert [attempt.number for attempt in run.attempts()] == [1, 2, 3, 4, 10]
+    assert [attempt.job for attempt in run.attempts()] == ["job", "", "", "", ""]
+
+
+def test_an_attempt_is_superseded_by_a_later_one_alone(make_run: Callable[..., RunDir]) -> None:
+    run = make_run(seed=96)
+    assert not run.superseded(1)
+    run.claim(ATTEMPT.model_copy(update={"number": 9}))
+    assert not run.superseded(9)
+    run.claim(ATTEMPT.model_copy(update={"number": 10}))
+    assert run.superseded(9)
+    assert not run.superseded(10)
+
+
+def test_all_failures_are_read_in_order_and_torn_ones_left_out(
+    make_run: Callable[..., RunDir],
+) -> None:
+    run = make_run(seed=97)
+    for number in (10, 2, 1):
+        run.write_failure(Failure(attempt=number, cause="preempted", message="asked", step=number))
+    (run.path / "failure.3.json").write_text('{"attempt": 3')
+    assert [failure.step for failure in run.failures()] == [1, 2, 10]
+    assert run.failure(3) is None
+
+
+def test_an_order_to_stop_is_for_one_attempt_and_the_first_stands(
+    make_run: Callable[..., RunDir],
+) -> None:
+    run = make_run(seed=98)
+    order = Stop(state="PRUNED", cause="worse than half at rung 2", study="a")
+    assert run.stop(2) is None
+    assert run.write_stop(2, order)
+    assert not run.write_stop(2, Stop(state="CANCELLED", cause="by hand", study="b"))
+    assert run.stop(2) == order
+    assert run.stop(1) is None
+
+
+def test_of_two_results_the_first_stands(make_run: Callable[..., RunDir]) -> None:
+    run = make_run(seed=99)
+    run.write_result(result_for(run))
+    run.write_result(result_for(run).model_copy(update={"tokens": 2}))
+    assert run.result() == result_for(run)
+    (run.path / "result.json").write_text("{")
+    run.write_result(result_for(run).model_copy(update={"tokens": 2}))
+    result = run.result()
+    assert result is not None
+    assert result.tokens == 2
+
+
+def test_a_write_that_fails_leaves_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "a", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_exclusive_creation_leaves_no_other_file(tmp_path: Path) -> None:

@@ -43,9 +43,19 @@ class TrainLoader:
     """
 
     def __init__(
-        self, folder: Path, mixture: Mapping[str, float], seq_len: int, global_batch: int, seed: int
+        self,
+        folder: Path,
+        mixture: Mapping[str, float],
+        seq_len: int,
+        global_batch: int,
+        seed: int,
+        begin: int = 0,
+        taken: Mapping[str, int] | None = None,
     ) -> None:
-        """Raises ValueError for an unknown source, and for a weighted one without one window."""
+        """A loader that takes over at sample `begin`, of whose sources others took windows before.
+
+        Raises ValueError for an unknown source, and for a weighted one without one window.
+        """
         self.prepared = open_prepared(folder)
         self.global_batch = global_batch
         self.seed = seed
@@ -69,11 +79,18 @@ class TrainLoader:
                 " or more text"
             )
         self.schedule = schedule({name: weights[name] for name in self.sources})
+        self.begin = begin
+        self.taken = dict(taken or {})
+        self._before = np.array([self.taken.get(name, 0) for name in self.schedule.sources])
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """The rows of one rank in the global batch of a step: (B / world, T + 1) int64."""
-        samples = rank_samples(self.global_batch, step, rank, world)
-        source, ordinal = self.schedule.locate(samples)
+        return self.rows(rank_samples(self.global_batch, step, rank, world))
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """The windows (n, T + 1) of samples by number."""
+        source, ordinal = self.schedule.locate(samples - self.begin)
+        ordinal = ordinal + self._before[source]
         rows = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
         for index, name in enumerate(self.schedule.sources):
             epoch, place = np.divmod(ordinal, self.sources[name].n_windows)
@@ -84,8 +101,13 @@ class TrainLoader:
 
     def epochs(self, samples: int) -> dict[str, float]:
         """How often each source is gone through in the first `samples` samples."""
-        taken = self.schedule.samples_of(samples)
+        taken = self.taken_after(samples)
         return {name: taken[name] / source.n_windows for name, source in self.sources.items()}
+
+    def taken_after(self, samples: int) -> dict[str, int]:
+        """Windows that were taken of each source, by others too, in the first `samples` samples."""
+        own = self.schedule.samples_of(samples - self.begin)
+        return {name: self.taken.get(name, 0) + own.get(name, 0) for name in self.taken | own}
 
     def _shuffled(self, name: str, epoch: int, places: np.ndarray) -> np.ndarray:
         source = self.sources[name]
@@ -127,14 +149,18 @@ def validation_batches(
             yield name, source.windows(np.arange(start, min(start + batch, n_windows)))
 
 
-def validation_bytes_per_token(folder: Path, seq_len: int, tokens: int) -> dict[str, float]:
+def validation_bytes_per_token(
+    folder: Path, seq_len: int, tokens: int, first: int = 0
+) -> dict[str, float]:
     """Bytes of text per target token, by source, over exactly what `validation_batches` gives.
+
+    Only targets of a window from number `first` on count.
 
     bits_per_byte = nats_per_token / ln 2 / bytes_per_token; a separator is a token of no bytes.
     """
     token_bytes = tokenizer.load(folder).token_bytes()
     return {
-        name: float(token_bytes[source.windows(np.arange(n_windows))[:, 1:]].mean())
+        name: float(token_bytes[source.windows(np.arange(n_windows))[:, 1 + first :]].mean())
         for name, source, n_windows in _validation_windows(open_prepared(folder), seq_len, tokens)
     }
 

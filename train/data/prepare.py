@@ -141,7 +141,7 @@ def _build(config: DataConfig, folder: Path, report: Report) -> Manifest:
     curated = curate(config)
     report("training the tokenizer")
     sample = tokenizer_sample(curated.documents["train"], TOKENIZER_SAMPLE_BYTES)
-    words = tokenizer.train(sample, config.vocab_size)
+    words = tokenizer.train(sample, config.vocab_size, config.sentinels)
     words.save(folder / tokenizer.FILE)
     dtype = token_dtype(config.vocab_size)
     sources = _write_sources(folder, curated, words, dtype, report)

@@ -12,13 +12,18 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>")
 END_OF_TEXT, USER, ASSISTANT, END = range(len(SPECIAL_TOKENS))
+# Reserved behind those only where sentinels are. Source: Raffel et al. 2020, arXiv:1910.10683, sec.
+# 2.4 (sentinels); Tay et al. 2022, arXiv:2205.05131, sec. 3.1.3 (mode tokens).
+MODE_TOKENS = ("<|denoise_r|>", "<|denoise_s|>", "<|denoise_x|>")
+MODE_R, MODE_S, MODE_X = (len(SPECIAL_TOKENS) + i for i in range(len(MODE_TOKENS)))
+FIRST_SENTINEL = len(SPECIAL_TOKENS) + len(MODE_TOKENS)
 FILE = "tokenizer.json"
 # A merge seen once is a memory of one place, not of the language.
 MIN_MERGE_COUNT = 2
 
 
 class Tokenizer:
-    """Text to token ids and back. Ids 0 to 3 are the special tokens; no text encodes to them."""
+    """Text to token ids and back. The first ids are special tokens; no text encodes to them."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         # Without this, text that spells a special token would end its own document.
@@ -48,14 +53,21 @@ class Tokenizer:
         """Bytes of text that each token stands for, int64 (V,); special tokens have none."""
         # The byte-level alphabet spells each byte as one character.
         lengths = [len(self._backend.id_to_token(i) or "") for i in range(self.vocab_size)]
-        lengths[: len(SPECIAL_TOKENS)] = [0] * len(SPECIAL_TOKENS)
+        for special in self._backend.get_added_tokens_decoder():
+            lengths[special] = 0
         return np.array(lengths, dtype=np.int64)
 
     def save(self, path: Path) -> None:
         self._backend.save(str(path))
 
 
-def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def special_tokens(sentinels: int) -> list[str]:
+    """Special tokens in the order of their ids; mode tokens come with the sentinels."""
+    reserved = [f"<|sentinel_{i}|>" for i in range(sentinels)]
+    return [*SPECIAL_TOKENS, *(MODE_TOKENS if sentinels else ()), *reserved]
+
+
+def train(texts: Iterable[str], vocab_size: int, sentinels: int = 0) -> Tokenizer:
     """A tokenizer of exactly `vocab_size` tokens, the same for the same texts.
 
     Raises ValueError where the texts hold too few repeated pairs to reach it.
@@ -66,7 +78,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=MIN_MERGE_COUNT,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special_tokens(sentinels),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

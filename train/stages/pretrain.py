@@ -1,29 +1,32 @@
-"""Pretraining: next-token prediction over windows of the mixture."""
+"""Pretraining: windows of the mixture, under the run's objective."""
 
 import numpy as np
 from torch import nn
 
-from train.data.loader import TrainLoader
+from train.course import Course
 from train.eval.likelihood import validate
 from train.loop import Batch, Objective
-from train.objectives import window_nats
+from train.objectives import answer_tokens, restrained, routed
+from train.parallel import total
 from train.stages.context import Context, StageParts
 
 
 def pretrain(context: Context) -> StageParts:
     """Objective and evaluation of a pretraining run."""
     spec, ranks = context.spec, context.ranks
-    length = spec.model.seq_len
-    sequences = spec.batch.global_batch_tokens // length
-    loader = TrainLoader(context.data, spec.data.mixture, length, sequences, spec.seed)
+    course = Course(spec, context.data)
 
     def batch(step: int) -> dict[str, np.ndarray]:
-        return {"ids": loader.batch(step, ranks.rank, ranks.world_size)}
+        return course.batch(step, ranks.rank, ranks.world_size)
 
     def weight(batch: Batch) -> float:
-        return float(sequences * length)
+        if "mask" in batch:
+            return total([answer_tokens(batch)], ranks)[0]
+        rows, ids = batch["ids"].shape
+        return float(rows * ranks.world_size * (ids - 1))
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return validate(model, spec, context.data, ranks)
 
-    return StageParts(Objective(batch, weight, window_nats), evaluate)
+    loss = routed(restrained(spec.stability), spec.model)
+    return StageParts(Objective(batch, weight, loss), evaluate)

@@ -6,7 +6,7 @@ from torch import nn
 from train.data.pair_loader import instructions, pair_batch
 from train.eval.likelihood import mean_over, validate
 from train.loop import Batch, Objective
-from train.objectives import answer_nats, answer_tokens
+from train.objectives import answer_nats, answer_tokens, routed
 from train.parallel import total
 from train.stages.context import Context, StageParts, rank_rows
 
@@ -32,7 +32,7 @@ def fine_tune(context: Context) -> StageParts:
     def weight(batch: Batch) -> float:
         return total([answer_tokens(batch)], ranks)[0]
 
-    return StageParts(Objective(batch, weight, answer_nats), evaluate)
+    return StageParts(Objective(batch, weight, routed(answer_nats, spec.model)), evaluate)
 
 
 def _measure(model: nn.Module, batch: Batch) -> dict[str, float]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.mixture import PERIOD, _mix, apportion, key, schedule, shuffle
+from train.data.mixture import PERIOD, apportion, key, mix, schedule, shuffle
 
 WEIGHTS = st.dictionaries(st.text("abc", min_size=1), st.floats(0.01, 10), min_size=1, max_size=6)
 
@@ -45,7 +45,7 @@ def test_neighbours_do_not_stay_neighbours():
 
 def test_the_mixing_function_is_that_of_splitmix64():
     """First output for state 0. Source: Vigna, splitmix64.c, prng.di.unimi.it."""
-    first = _mix(np.array([0x9E3779B97F4A7C15], dtype=np.uint64))
+    first = mix(np.array([0x9E3779B97F4A7C15], dtype=np.uint64))
     assert int(first[0]) == 0xE220A8397B1DCDAF
 
 
