@@ -9,6 +9,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+FARTHEST = 1e300
 
 
 class NotEnough(ValueError):
@@ -147,7 +148,9 @@ def finite(value: float | None) -> float | None:
 
 def quantiles(draws: Floats, level: float = LEVEL) -> Floats:
     """Both ends (2, ...) of the interval that holds `level` of the draws (m, ...)."""
-    return np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    # Coefficients of exponents that are not held leave the floats; between two inf lies no number.
+    held = np.clip(draws, -FARTHEST, FARTHEST)
+    return np.quantile(held, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def spread(draws: Floats) -> tuple[Floats, Floats, Floats]:

@@ -4,6 +4,7 @@ It can always be rebuilt. One process writes at a time; jobs never open it.
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -16,44 +17,7 @@ import duckdb
 import polars as pl
 
 from analysis import runfiles
-
-SCHEMA = """
-create table if not exists studies (
-    name varchar, uid varchar, question varchar, metric varchar, resolved json, created double);
-create table if not exists trials (
-    study varchar, number integer, run_id varchar, design varchar, budget double, seed integer,
-    "values" json);
-create table if not exists jobs (
-    study varchar, job varchar, stage varchar, state varchar, submitted double, run_ids json);
-create table if not exists fits (
-    study varchar, law varchar, metric varchar, coef json, intervals json, run_ids json,
-    diagnostics json, params_convention varchar);
-create table if not exists promotions (
-    study varchar, name varchar, run_ids json, target double, forecast json, gates json,
-    reason varchar, decided_by varchar, created double);
-create table if not exists imported (
-    study varchar, number bigint, run_id varchar, budget double, seed bigint, params double,
-    tokens double, flops double, loss double, state varchar, lr double, batch_tokens double,
-    unique_tokens double, others json);
-"""
-
-POINTS = """
-with trained as (
-    select t.number, t.run_id, t.design, t.budget, t.seed, r.params_active as params, r.tokens,
-        r.flops, e.value as loss, coalesce(r.state, 'PLANNED') as state, t."values", r.lr,
-        r.global_batch_tokens as batch_tokens
-    from trials t
-    left join studies s on s.name = t.study
-    left join runs r using (run_id)
-    left join evals e on e.run_id = t.run_id and e.metric = coalesce(s.metric, 'nats_per_token')
-    where t.study = $study),
-outside as (
-    select 'imported' as design, * exclude (study, others) from imported where study = $study)
-select run_id, design, budget, seed, params, tokens, flops, loss, state, "values", lr,
-    batch_tokens, unique_tokens
-from (select * from trained union all by name select * from outside)
-order by design = 'imported', number
-"""
+from analysis.schema import SCHEMA, VERSION
 
 # The tables that `replace` fills, and the column that holds the study's name.
 STUDY_COLUMN = {
@@ -62,6 +26,7 @@ STUDY_COLUMN = {
     "jobs": "study",
     "fits": "study",
     "promotions": "study",
+    "changes": "study",
 }
 
 Connection = duckdb.DuckDBPyConnection
@@ -69,6 +34,10 @@ Connection = duckdb.DuckDBPyConnection
 
 class StoreBusy(ValueError):
     """Another process holds the store; the sentence names it."""
+
+
+class OutOfDate(ValueError):
+    """The store was made by another version of this program, and must be made again."""
 
 
 def stream(rows: pl.DataFrame | duckdb.DuckDBPyRelation) -> Any:
@@ -106,22 +75,54 @@ def _holder(path: Path, message: str, waited: float) -> str:
 def connect(
     path: Path, *, read_only: bool = False, patience_seconds: float = 10.0
 ) -> Generator[Connection]:
-    """Open the store, waiting for another process to let it go; when writing, make its tables.
+    """Open the store, waiting for another process to let it go; a new one gets its tables.
 
-    Raises StoreBusy when patience ends, FileNotFoundError for a read of what is not there.
+    Raises StoreBusy when patience ends, OutOfDate for a store of another version,
+    FileNotFoundError for a read of what is not there.
     """
     if read_only and not path.exists():
         raise FileNotFoundError(f"{path} does not exist; launch the study first")
     path.parent.mkdir(parents=True, exist_ok=True)
     con = _open(path, read_only, patience_seconds)
     try:
-        # What a verb prints on stdout is the verb's alone.
-        con.execute("set enable_progress_bar = false")
-        if not read_only:
-            con.execute(SCHEMA + runfiles.SCHEMA)
+        con.execute(SETTINGS, [min(MOST_THREADS, os.cpu_count() or 1)])
+        if not read_only and not len(query(con, "from duckdb_tables()")):
+            _create(con)
+        _check_version(con, path)
         yield con
     finally:
         con.close()
+
+
+# What a verb prints on stdout is the verb's alone. DuckDB would take most of a machine that is
+# shared; beyond its limit it uses a folder beside the store.
+SETTINGS = "set enable_progress_bar = false; set memory_limit = '1GB'; set threads = ?"
+MOST_THREADS = 4
+
+
+def _create(con: Connection) -> None:
+    with transaction(con):
+        con.execute(SCHEMA)
+        con.execute("insert into meta values (?)", [VERSION])
+
+
+def _check_version(con: Connection, path: Path) -> None:
+    try:
+        found = query(con, "select version from meta").item()
+    except (duckdb.CatalogException, ValueError):
+        found = 0
+    if found != VERSION:
+        raise OutOfDate(f"{path} has version {found} of the store's tables, and this is {VERSION}")
+
+
+def path(con: Connection) -> Path:
+    """The file of an open store."""
+    return Path(query(con, "select path from duckdb_databases() where not internal").item())
+
+
+def guard(con: Connection) -> None:
+    """Keep a connection from every file but its own, for good: what it runs is not ours."""
+    con.execute("set enable_external_access = false; set lock_configuration = true")
 
 
 @contextmanager
@@ -149,100 +150,111 @@ def replace(con: Connection, table: str, study: str, rows: Sequence[Mapping[str,
     if table not in STUDY_COLUMN:
         raise ValueError(f"table={table!r} is not replaced by study; use one of {[*STUDY_COLUMN]}")
     key = STUDY_COLUMN[table]
+    with transaction(con):
+        con.execute(f'delete from "{table}" where "{key}" = ?', [study])
+        _append(con, table, [{**row, key: study} for row in rows])
+
+
+def append_changes(con: Connection, study: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Add those of a study's changes of state that the store does not have; returns how many.
+
+    `rows` are all of them, oldest first, and only ever grow: those beyond the number stored are
+    new. Columns time, run_id, state, cause, attempt, job.
+    """
+    known = query(con, "select count(*) from changes where study = ?", [study]).item()
+    if known > len(rows):
+        # Not the record that this was filled from: another took its place.
+        replace(con, "changes", study, rows)
+        return len(rows)
+    with transaction(con):
+        _append(con, "changes", [{**row, "study": study} for row in rows[known:]])
+    return len(rows) - known
+
+
+def _append(con: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows inside a transaction. Raises ValueError for a column that does not exist."""
     columns = con.sql(f'select * from "{table}" limit 0').columns
     unknown = sorted({name for row in rows for name in row} - set(columns))
     if unknown:
         raise ValueError(f"{table} has no column {', '.join(unknown)}; it has {', '.join(columns)}")
-    filled = [{**row, key: study} for row in rows]
     series = [
-        pl.Series(name, [_plain(row.get(name)) for row in filled], strict=False) for name in columns
+        pl.Series(name, [_plain(row.get(name)) for row in rows], strict=False) for name in columns
     ]
     # A column of nulls alone has no type that DuckDB could read; it is null by being left out.
-    frame = pl.DataFrame([one for one in series if one.dtype != pl.Null])
-    with transaction(con):
-        con.execute(f'delete from "{table}" where "{key}" = ?', [study])
-        if rows:
-            con.register("replacement", stream(frame))
-            con.execute(f'insert into "{table}" by name select * from replacement')
-            con.unregister("replacement")
+    if rows:
+        with registered(con, pl.DataFrame([one for one in series if one.dtype != pl.Null])):
+            con.execute(f'insert into "{table}" by name select * from frame')
 
 
-def ingest(con: Connection, runs_folder: Path, states: Mapping[str, str]) -> int:
+@contextmanager
+def registered(con: Connection, frame: pl.DataFrame) -> Generator[None]:
+    """A frame that SQL finds by the name `frame`."""
+    con.register("frame", stream(frame))
+    yield
+    # After an error the transaction can only be rolled back; the next frame takes the name.
+    con.unregister("frame")
+
+
+# A folder that changed just now may change again within one tick of its clock.
+SETTLED_NANOSECONDS = 2_000_000_000
+
+
+def ingest(con: Connection, runs_folder: Path, states: Mapping[str, tuple[str, str]]) -> int:
     """Bring the store up to date with the directories of the runs that `states` names.
 
-    `states` is each run's state as the driver knows it; a run with a result takes it from there.
-    Only files that changed since the last time are read. Returns how many runs were refreshed.
+    `states` is each run's state as the driver knows it, and its cause in words ("" where there is
+    none); a run with a result takes both from there. Only files that changed since the last time
+    are read, and all of it is one transaction. Returns how many runs were refreshed.
     """
-    seen = runfiles.scan(runs_folder, states)
-    known = query(con, "select path, size, mtime from ingested")
-    changed = seen.join(known, on=["path", "size", "mtime"], how="anti")
-    settled = query(con, "select run_id, state, finished from runs")
-    words = pl.DataFrame({"run_id": [*states], "state": [*states.values()]}, schema_overrides=TEXT)
-    moved = words.join(settled, on="run_id", how="left", suffix="_stored").filter(
-        pl.col("state_stored").is_null()
-        | (~pl.col("finished") & (pl.col("state") != pl.col("state_stored")))
-    )
-    stale = pl.concat([changed["run_id"], moved["run_id"]]).unique()
-    if stale.is_empty():
+    now = time.time_ns()
+    known = query(con, "select owner as run_id, name, size, mtime from ingested")
+    over = known.filter(pl.col("name") == runfiles.FOLDER)
+    settled = dict(zip(over["run_id"], over["mtime"], strict=True))
+    folders, seen = runfiles.scan(runs_folder, states, settled)
+    changed = runfiles.changed(known.join(folders, on="run_id", how="semi"), seen)
+    words = runfiles.words(states)
+    moved = runfiles.moved(query(con, "select run_id, state, cause, finished from runs"), words)
+    stale = pl.concat([changed["run_id"], moved["run_id"]]).unique().to_frame()
+    if folders.is_empty() and stale.is_empty():
         return 0
+    path_of = pl.format("{}/{}/{}", pl.lit(str(runs_folder)), "run_id", "name")
+    frames = {
+        "folders": folders,
+        "changed": changed.with_columns(path=path_of),
+        "stale_files": seen.join(stale, on="run_id", how="semi").with_columns(path=path_of),
+        "stale_runs": words.join(stale, on="run_id", how="semi"),
+    }
     with transaction(con):
-        for name, frame in (
-            ("changed", changed),
-            ("stale_files", seen.filter(pl.col("run_id").is_in(stale.to_list()))),
-            ("stale_runs", words.filter(pl.col("run_id").is_in(stale.to_list()))),
-        ):
-            con.register("frame", stream(frame))
-            con.execute(f"create or replace temp table {name} as select * from frame")
-            con.unregister("frame")
-        runfiles.load(con)
+        for name, frame in frames.items():
+            with registered(con, frame):
+                con.execute(f"create or replace temp table {name} as select * from frame")
+        if len(stale):
+            runfiles.load(con)
+        runfiles.settle(con, now - SETTLED_NANOSECONDS)
     return len(stale)
-
-
-TEXT = {"run_id": pl.String, "state": pl.String}
-
-
-def ingest_imported(con: Connection, study: str, path: Path) -> None:
-    """Bring the rows that a study was given from outside up to date with the file that keeps them.
-
-    A file as seen the last time is not read again. The columns that the table does not have are
-    kept together as JSON in `others`.
-    """
-    stat = path.stat() if path.exists() else None
-    mark = [str(path), stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0]
-    seen = "select path from ingested where path = ? and size = ? and mtime = ?"
-    if len(query(con, seen, mark)):
-        return
-    with transaction(con):
-        con.execute("delete from imported where study = ?", [study])
-        con.execute("delete from ingested where path = ?", mark[:1])
-        if stat:
-            _insert_imported(con, study, pl.read_parquet(path))
-            con.execute("insert into ingested values (?, ?, ?)", mark)
-
-
-def _insert_imported(con: Connection, study: str, rows: pl.DataFrame) -> None:
-    own = {"study", "number", "others"}
-    columns = set(con.sql("select * from imported limit 0").columns) - own
-    others = [name for name in rows.columns if name not in columns]
-    frame = rows.select(
-        pl.lit(study).alias("study"),
-        pl.int_range(pl.len()).alias("number"),
-        *(name for name in rows.columns if name in columns),
-        *([pl.struct(others).struct.json_encode().alias("others")] if others else []),
-    )
-    con.register("frame", stream(frame))
-    con.execute("insert into imported by name select * from frame")
-    con.unregister("frame")
 
 
 def query(
     con: Connection, sql: str, params: Sequence[object] | Mapping[str, object] = ()
 ) -> pl.DataFrame:
-    """Rows of a SQL query; a statement without rows gives an empty frame."""
+    """Rows of a SQL query; a statement without rows gives an empty frame. Raises duckdb.Error."""
     relation = con.sql(sql, params=params or None)
     if relation is None:  # pyright: ignore[reportUnnecessaryComparison]  (DuckDB's stub says never)
         return pl.DataFrame()
-    return pl.DataFrame(stream(relation))
+    try:
+        return pl.DataFrame(stream(relation))
+    except pl.exceptions.ComputeError as error:
+        # What fails while the rows are made comes through polars.
+        raise duckdb.Error(str(error).removeprefix("got external error: ")) from error
+
+
+def frame(path: Path, sql: str) -> pl.DataFrame:
+    """Rows of a SQL query on the store in a file, such as HOME/studies/NAME/study.duckdb.
+
+    The way into a notebook: the file is closed again at once, for the driver to go on.
+    """
+    with connect(path, read_only=True) as con:
+        return query(con, sql)
 
 
 def points(con: Connection, study: str) -> pl.DataFrame:
@@ -252,4 +264,8 @@ def points(con: Connection, study: str) -> pl.DataFrame:
     state, values (JSON text), lr, batch_tokens, unique_tokens. Rows from outside come last, with
     the design "imported".
     """
-    return query(con, POINTS, {"study": study})
+    sql = (
+        "select * exclude (study, number) from points where study = ? "
+        "order by design = 'imported', number"
+    )
+    return query(con, sql, [study])

@@ -8,9 +8,11 @@ from typing import Any
 import polars as pl
 
 # Axes of these paths set the learning rate or the batch, and leave the model as it is.
-KNOB_PATHS = ("lr.scale", "lr.value", "batch.global_batch_tokens")
+KNOB_PATHS = ("lr.scale", "lr.value", "batch.global_batch_tokens", "batch_rule.scale")
 # A valley of the rate has two sides and a bottom.
 RATES_NEEDED = 3
+# Designs whose trials set every axis.
+CROSSED = ("grid", "fractional")
 
 
 def baseline_levels(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,8 +28,9 @@ def baseline_levels(resolved: Mapping[str, Any]) -> dict[str, Any]:
 def ablation_rows(points: pl.DataFrame, baseline: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """Trials of an ablation as `ablation.effects` takes them; the unfinished have no loss.
 
-    A trial of one_at_a_time has one row, one of a grid a row for every axis; a grid does not say
-    which levels are the baseline's, so its rows take `baseline` (as of `baseline_levels`).
+    A trial of one_at_a_time has one row, one of a grid or a fraction of it a row for every axis;
+    these do not say which levels are the baseline's, so they take `baseline` (as of
+    `baseline_levels`).
     """
     rows: list[dict[str, Any]] = []
     for row in points.iter_rows(named=True):
@@ -43,7 +46,7 @@ def _settings(row: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> lis
     if row["design"] == "one_at_a_time":
         values: dict[str, Any] = json.loads(row["values"])
         found = [(values["axis"], values["level"], bool(values["baseline"]))]
-    elif row["design"] == "grid" and baseline is not None:
+    elif row["design"] in CROSSED and baseline is not None:
         values = json.loads(row["values"])
         found = [(axis, level, level == baseline[axis]) for axis, level in values.items()]
     else:

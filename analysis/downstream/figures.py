@@ -3,6 +3,7 @@
 # plotly comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import html
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,18 @@ def _loss_rows(task: Task, target: float | None) -> list[tuple[Any, ...]]:
     end = max(float(task.flops.max()), target or 0.0) * 1.3
     grid = np.geomspace(float(task.flops.min()) / 1.3, end, STEPS).tolist()
     places = [("law", budget) for budget in grid] + ([("target", target)] if target else [])
-    runs = zip(task.flops.tolist(), task.nll.tolist(), strict=True)
-    rows: list[tuple[Any, ...]] = [("run", "nll", x, y, None, None) for x, y in runs]
+    runs = zip(task.flops.tolist(), task.nll.tolist(), task.run_ids, strict=True)
+    rows: list[tuple[Any, ...]] = [("run", "nll", x, y, None, None, run) for x, y, run in runs]
     for kind, budget in places:
         at = predict(task, budget)
-        rows.append((kind, "nll", budget, at.nll, at.nll_low, at.nll_high))
+        rows.append((kind, "nll", budget, at.nll, at.nll_low, at.nll_high, None))
     return rows
 
 
 def _accuracy_rows(task: Task, target: float | None) -> list[tuple[Any, ...]]:
     """Accuracy over loss: runs, sigmoid with the bounds of its coefficients, target."""
-    runs = zip(task.nll.tolist(), task.accuracy.tolist(), strict=True)
-    rows: list[tuple[Any, ...]] = [("run", "accuracy", x, y, None, None) for x, y in runs]
+    runs = zip(task.nll.tolist(), task.accuracy.tolist(), task.run_ids, strict=True)
+    rows: list[tuple[Any, ...]] = [("run", "accuracy", x, y, None, None, run) for x, y, run in runs]
     if task.curve is None:
         return rows
     at = predict(task, target) if target else None
@@ -43,14 +44,15 @@ def _accuracy_rows(task: Task, target: float | None) -> list[tuple[Any, ...]]:
     middle = sigmoid.value(task.curve.theta, grid)
     low, high = quantiles(sigmoid.value(task.curve_draws, grid))
     curve = np.column_stack([grid, middle, low, high]).tolist()
-    rows += [("law", "accuracy", *row) for row in curve]
+    rows += [("law", "accuracy", *row, None) for row in curve]
     if at:
-        rows.append(("target", "accuracy", at.nll, at.accuracy, at.accuracy_low, at.accuracy_high))
+        bounds = (at.accuracy_low, at.accuracy_high)
+        rows.append(("target", "accuracy", at.nll, at.accuracy, *bounds, None))
     return rows
 
 
 def downstream_data(fitted: Downstream, target: float | None) -> pl.DataFrame:
-    """Rows (task, kind, step, x, value, low, high): x is FLOPs in step nll, nll in accuracy."""
+    """Rows (task, kind, step, x, value, low, high, run_id): x is FLOPs in step nll, else nll."""
     rows = [
         (task.name, *row)
         for task in fitted.tasks
@@ -58,7 +60,7 @@ def downstream_data(fitted: Downstream, target: float | None) -> pl.DataFrame:
     ]
     names = {"task": pl.String, "kind": pl.String, "step": pl.String}
     number = dict.fromkeys(("x", "value", "low", "high"), pl.Float64)
-    return pl.DataFrame(rows, names | number, orient="row")
+    return pl.DataFrame(rows, names | number | {"run_id": pl.String}, orient="row")
 
 
 def _panel(figure: Any, rows: pl.DataFrame, column: int) -> None:
@@ -89,7 +91,8 @@ def _panel(figure: Any, rows: pl.DataFrame, column: int) -> None:
             error_y=bars if symbol == "star" else None,
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 14 if symbol == "star" else 7},
-            hovertemplate="%{x:.4g}<br>%{y:.4f}<extra></extra>",
+            customdata=[html.escape(run or "target") for run in points["run_id"]],
+            hovertemplate="%{x:.4g}<br>%{y:.4f}<extra>%{customdata}</extra>",
             **where,
         )
 

@@ -4,7 +4,10 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import dataclasses
+import html
+import itertools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -128,28 +131,32 @@ def _grid(span: Floats) -> Floats:
 
 
 def surfaces_data(fitted: Hyper) -> pl.DataFrame:
-    """Rows (kind, cell, lr, batch_tokens, excess): runs, surface, minimum, and the laws' settings.
+    """Rows (kind, cell, lr, batch_tokens, excess, run_id): runs, surface, minimum, laws' settings.
 
     `excess` is above the cell's minimum; `batch_tokens` is null where only lr was swept.
     """
-    rows: list[tuple[str, str, float, float | None, float]] = []
+    rows: list[tuple[str, str, float, float | None, float, str | None]] = []
 
-    def add(kind: str, cell: Cell, settings: Any, losses: Any) -> None:
-        for setting, loss in zip(np.exp(settings).tolist(), losses, strict=True):
+    def add(
+        kind: str, cell: Cell, settings: Any, losses: Any, run_ids: Iterable[str] | None = None
+    ) -> None:
+        runs = run_ids or itertools.repeat(None, len(settings))
+        for setting, loss, run in zip(np.exp(settings).tolist(), losses, runs, strict=True):
             batch = setting[1] if len(setting) > 1 else None
-            rows.append((kind, str(cell), setting[0], batch, float(loss) - (cell.loss or 0.0)))
+            above = float(loss) - (cell.loss or 0.0)
+            rows.append((kind, str(cell), setting[0], batch, above, run))
 
     for cell in _shown(fitted.cells):
         assert cell.optimum is not None
         grid = _grid(cell.span)
         add("surface", cell, grid, cell(grid))
-        add("run", cell, cell.settings, cell.losses)
+        add("run", cell, cell.settings, cell.losses, cell.run_ids)
         add("minimum", cell, cell.optimum[None], [cell.loss])
         log_rules = [law.rule.log_value(sizes_of(cell)) for law in fitted.laws]
         add(OWN, cell, np.array([log_rules]), cell(np.array([log_rules])))
     names = {"kind": pl.String, "cell": pl.String}
     number = dict.fromkeys(("lr", "batch_tokens", "excess"), pl.Float64)
-    return pl.DataFrame(rows, names | number, orient="row")
+    return pl.DataFrame(rows, names | number | {"run_id": pl.String}, orient="row")
 
 
 def _draw_surface(figure: Any, rows: pl.DataFrame, where: dict[str, int]) -> None:
@@ -184,8 +191,12 @@ def _draw_surface(figure: Any, rows: pl.DataFrame, where: dict[str, int]) -> Non
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": size}
             | {"line": {"color": "white", "width": 1}},
-            customdata=points["excess"].to_list(),
-            hovertemplate=f"%{{x:.3g}}, %{{y:.3g}}<br>+%{{customdata:.4f}}<extra>{kind}</extra>",
+            customdata=[
+                (excess, html.escape(f"run {run}") if run else kind)
+                for excess, run in points.select("excess", "run_id").iter_rows()
+            ],
+            hovertemplate="%{x:.3g}, %{y:.3g}<br>+%{customdata[0]:.4f}"
+            "<extra>%{customdata[1]}</extra>",
             **where,
         )
     figure.update_xaxes(style.log_axis(rows["lr"].to_list(), "learning rate", ticks=4), **where)

@@ -41,7 +41,8 @@ def _forest(effects: Sequence[Effect], metric: str, name: str) -> str:
     if not known:
         return ""
     data = ablation_figures.ablation_data(known)
-    return page.figure(ablation_figures.ablation_figure(data, metric), name)
+    figure = ablation_figures.ablation_figure(data, metric)
+    return page.figure(figure, name, (run for effect in known for run in effect.run_ids))
 
 
 def _effects(effects: Sequence[Effect]) -> str:
@@ -70,7 +71,11 @@ def _multipliers(found: Ablation) -> str:
     return (
         page.heading("Compute multipliers")
         + (
-            page.figure(ablation_figures.multiplier_figure(data), "multipliers")
+            page.figure(
+                ablation_figures.multiplier_figure(data),
+                "multipliers",
+                (run for one in found.multipliers for run in one.run_ids),
+            )
             if len(data)
             else ""
         )

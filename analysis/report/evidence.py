@@ -10,7 +10,7 @@ import polars as pl
 from analysis import store
 from analysis.ablation.effects import Effect, effects
 from analysis.ablation.factorial import interactions
-from analysis.ablation.levels import ablation_rows, baseline_levels, swept
+from analysis.ablation.levels import CROSSED, ablation_rows, baseline_levels, swept
 from analysis.ablation.multiplier import Multiplier, multipliers
 from analysis.downstream import fit as downstream
 from analysis.downstream.fit import Downstream
@@ -33,6 +33,23 @@ select t.number, t.design, t.budget, t.seed, coalesce(r.state, 'PLANNED') as sta
     r.d_model || ' x ' || r.n_layers as shape, r.params_active as params, r.tokens,
     r.nats_per_token, r.bits_per_byte, r.lr, r.seconds, r.cause, t.run_id
 from trials t left join runs r using (run_id) where t.study = ? order by t.number
+"""
+
+RUNS = """
+with asked as (
+    select run_id, string_agg(distinct number, ', ' order by number) as trial
+    from trials where study = $study group by run_id
+    union all
+    select run_id, 'promoted' from (
+        select unnest(from_json(run_ids, '["VARCHAR"]')) as run_id
+        from promotions where study = $study))
+select run_id, string_agg(trial, ', ') as trial, any_value(r.stage) as stage,
+    any_value(r.budget) as budget, coalesce(any_value(r.state), 'PLANNED') as state,
+    any_value(r.cause) as cause, any_value(e.value) as loss, any_value(r.attempts) as attempts,
+    any_value(left(r.commit, 12)) as commit, any_value(r.host) as host
+from asked left join runs r using (run_id)
+left join evals e on e.run_id = asked.run_id and e.metric = $metric
+group by run_id order by min(try_cast(trial as integer)) nulls last, run_id
 """
 
 STEPS = """
@@ -101,7 +118,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A study at some stage.
+    """A study at some stage; `records` has a row a run that its trials or promotions ask for.
 
     `panel` is None where `refusal` says why, `forecast` too where no target is named, `validation`
     where no rung is. Each of
@@ -114,6 +131,7 @@ class Evidence:
     metric: str
     points: pl.DataFrame
     trials: list[dict[str, Any]]
+    records: list[dict[str, Any]]
     steps: pl.DataFrame
     target: float | None
     runs: Runs
@@ -155,7 +173,7 @@ def _ablation(
     rows = ablation_rows(points, levels)
     if rows.is_empty():
         return None
-    crossed = ablation_rows(points.filter(pl.col("design") == "grid"), levels)
+    crossed = ablation_rows(points.filter(pl.col("design").is_in(CROSSED)), levels)
     budgets: list[float] = rows["budget"].drop_nulls().unique().sort().to_list()
     end = target or budgets[-1]
     priced = multipliers(rows, end) if len(budgets) > 1 else []
@@ -253,6 +271,7 @@ def gather(con: store.Connection, study: str) -> Evidence:
         metric=metric,
         points=points,
         trials=store.query(con, TRIALS, [study]).to_dicts(),
+        records=store.query(con, RUNS, {"study": study, "metric": metric}).to_dicts(),
         steps=steps.filter(pl.col("run_id").is_in(points["run_id"].to_list())),
         target=target,
         runs=runs,

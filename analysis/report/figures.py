@@ -3,6 +3,7 @@
 # plotly comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import html
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +70,7 @@ def isoflop_figure(data: pl.DataFrame, metric: str) -> Any:
             mode="markers",
             marker={"color": "white" if refused else color, "size": 8}
             | {"line": {"color": color, "width": 1.5}},
-            customdata=runs["run_id"].to_list(),
+            customdata=[html.escape(run_id) for run_id in runs["run_id"]],
             hovertemplate="run %{customdata}<br>%{x:.4s} params<br>%{y:.4f}<extra>"
             f"{scientific(budget)} FLOPs</extra>",
         )

@@ -6,6 +6,7 @@
 # plotly comes without types.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -99,7 +100,9 @@ def residuals_figure(data: pl.DataFrame) -> Any:
             y=runs["residual"].to_list(),
             mode="markers",
             marker={"size": 6, "color": [colors[rung] for rung in runs["rung"]]},
-            customdata=list(zip(runs["run_id"], map(scientific, runs["rung"]), strict=True)),
+            customdata=list(
+                zip(map(html.escape, runs["run_id"]), map(scientific, runs["rung"]), strict=True)
+            ),
             hovertemplate="run %{customdata[0]}<br>%{x:.4s}<br>%{y:+.2%}"
             "<extra>%{customdata[1]} FLOPs</extra>",
             **where,
@@ -110,7 +113,10 @@ def residuals_figure(data: pl.DataFrame) -> Any:
             mode="markers",
             marker={"symbol": "x-thin", "size": 9}
             | {"line": {"width": 2, "color": style.VERMILLION}},
-            customdata=out.select("run_id", "reason", "residual").rows(),
+            customdata=[
+                (html.escape(run_id), html.escape(reason), residual)
+                for run_id, reason, residual in out.select("run_id", "reason", "residual").rows()
+            ],
             hovertemplate="run %{customdata[0]}, kept out<br>%{customdata[1]}<br>"
             "%{customdata[2]:+.1%}<extra></extra>",
             **where,

@@ -36,6 +36,11 @@ def sections(evidence: Evidence) -> list[str]:
     ]
 
 
+def _ids(rows: pl.DataFrame) -> list[str]:
+    """The runs of rows, of which some may be of none."""
+    return rows["run_id"].drop_nulls().to_list()
+
+
 def _fan(evidence: Evidence) -> str:
     data = figures.isoflop_data(evidence.runs)
     if data.is_empty():
@@ -56,7 +61,7 @@ def _fan(evidence: Evidence) -> str:
         )
     return page.section(
         "IsoFLOP",
-        page.figure(figures.isoflop_figure(data, evidence.metric), "isoflop"),
+        page.figure(figures.isoflop_figure(data, evidence.metric), "isoflop", _ids(data)),
         page.paragraph(sentence),
         page.diagnostics(p.refusal for p in found if p.refusal),
     )
@@ -79,7 +84,7 @@ def _laws(evidence: Evidence, panel: Panel, at: Forecast) -> str:
     place = "the target" if target else "the largest budget (no target is named)"
     return page.section(
         "Laws",
-        page.figure(figures.laws_figure(data, evidence.metric), "laws"),
+        page.figure(figures.laws_figure(data, evidence.metric), "laws", _ids(panel.runs.frame)),
         page.paragraph(sentence),
         page.diagnostics((*evidence.runs.notes, *at.diagnostics)),
         page.paragraph(f"What each law says of {place}, {scientific(at.budget)} FLOPs."),
@@ -124,7 +129,7 @@ def _surface(evidence: Evidence, panel: Panel, at: Forecast) -> str:
     data = law_figures.residuals_data(lead, panel.runs, evidence.points)
     return page.section(
         "Surface",
-        page.figure(law_figures.residuals_figure(data), "residuals"),
+        page.figure(law_figures.residuals_figure(data), "residuals", _ids(data)),
         page.paragraph(_residual_sentence(lead.law.name, data)),
         page.heading("Coefficients"),
         page.paragraph("Standard errors and 95 % intervals are of the bootstrap over runs."),
@@ -190,7 +195,7 @@ def _backtests(panel: Panel, at: Forecast) -> str:
     )
     return page.section(
         "Back-test",
-        page.figure(law_figures.backtest_figure(data), "back-test"),
+        page.figure(law_figures.backtest_figure(data), "back-test", _ids(panel.runs.frame)),
         page.paragraph(sentence),
         page.table([_summary(member) for member in panel.members]),
         page.folded("Every next budget predicted, as a table", _rows(panel)),

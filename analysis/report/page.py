@@ -6,6 +6,7 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
@@ -13,7 +14,14 @@ from plotly.offline import get_plotlyjs
 from analysis.law import Diagnostic, scientific
 from analysis.report import style
 
-LONG = ("why", "reason", "measured", "why doubted", "doubts")  # columns of sentences: they may wrap
+LONG = (
+    "why",
+    "reason",
+    "measured",
+    "why doubted",
+    "doubts",
+    "cause",
+)  # columns of sentences: they may wrap
 
 STYLE = """
 body { font: 16px/1.5 FONT; color: #1b1f24; background: #f6f7f9; margin: 0; }
@@ -32,6 +40,8 @@ td { border-bottom: 1px solid #e6e9ed; padding: 5px 10px; white-space: nowrap; }
 td.wrap { white-space: normal; min-width: 16em; }
 table.sortable th { cursor: pointer; } code { font-size: 12px; color: #59636e; }
 summary { cursor: pointer; color: #59636e; font-size: 14px; margin: 8px 0; }
+.runs { columns: 11em; margin: 0 0 16px; } .runs code { display: block; }
+.runs a { color: inherit; } tr:target { background: #fff3c4; }
 .yes { color: #007a56; } .no { color: #b84a00; font-weight: 600; }
 """.replace("FONT", style.FONT)
 
@@ -61,15 +71,33 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, sortable: bool = False) -> str:
-    """A table of rows with the keys of the first; a column without any value is left out."""
+def table(
+    rows: Sequence[Mapping[str, Any]], *, sortable: bool = False, of_runs: bool = False
+) -> str:
+    """A table of rows with the keys of the first; a column without any value is left out.
+
+    A row of one `of_runs` is where the run's name below a figure leads to.
+    """
     if not rows:
         return ""
     names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(_cell(name, row[name]) for name in names)}</tr>" for row in rows)
+    body = "".join(
+        f"<tr{_anchor(row) if of_runs else ''}>"
+        f"{''.join(_cell(name, row[name]) for name in names)}</tr>"
+        for row in rows
+    )
     kind = ' class="sortable"' if sortable else ""
     return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _place(run_id: object) -> str:
+    """The name of a run's row within the page; quoted, for ids of files may hold anything."""
+    return f"run-{quote(str(run_id), safe='')}"
+
+
+def _anchor(row: Mapping[str, Any]) -> str:
+    return f' id="{_place(row["run_id"])}"'
 
 
 def _cell(name: str, value: object) -> str:
@@ -99,12 +127,23 @@ def folded(title: str, content: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{content}</details>" if content else ""
 
 
-def figure(drawn: Any, name: str) -> str:
-    """A plotly figure; `name` is its id on the page."""
+def figure(drawn: Any, name: str, run_ids: Iterable[str]) -> str:
+    """A plotly figure and the runs that it rests on; `name` is its id on the page."""
     config = {"displaylogo": False, "responsive": True}
-    return str(
-        pio.to_html(drawn, config=config, include_plotlyjs=False, full_html=False, div_id=name)
+    shown = pio.to_html(drawn, config=config, include_plotlyjs=False, full_html=False, div_id=name)
+    return f"{shown}{_runs(run_ids)}"
+
+
+def _runs(run_ids: Iterable[str]) -> str:
+    """The runs of a figure, each leading to its row in the table of runs."""
+    found = sorted({str(run_id) for run_id in run_ids})
+    if not found:
+        return ""
+    links = (
+        f'<code><a href="#{_place(run_id)}">{html.escape(run_id)}</a></code>' for run_id in found
     )
+    title = "The run of this figure" if len(found) == 1 else f"The {len(found)} runs of this figure"
+    return folded(title, f'<div class="runs">{"".join(links)}</div>')
 
 
 def diagnostics(found: Iterable[Diagnostic]) -> str:

@@ -14,6 +14,14 @@ from analysis.law import scientific
 from analysis.report import style
 
 
+def drawn(steps: pl.DataFrame, runs: int = 200) -> pl.DataFrame:
+    """Steps of at most so many runs: of every budget those whose last loss is least."""
+    last = steps.filter(pl.col("loss").is_finite()).sort("step").group_by("run_id").last()
+    each = max(1, runs // max(1, last["budget"].n_unique()))
+    best = last.filter(pl.col("loss").rank("ordinal").over("budget") <= each)
+    return steps.join(best, on="run_id", how="semi", maintain_order="left")
+
+
 def training_data(steps: pl.DataFrame, *, lines: int = 200) -> pl.DataFrame:
     """Rows (run_id, budget, tokens, loss) of logged training loss, at most `lines` a run."""
     kept = steps.filter(pl.col("loss").is_finite(), pl.col("tokens") > 0).sort("run_id", "step")

@@ -56,21 +56,23 @@ def _formula(rule: Rule) -> str:
 
 def _hyper(fitted: Hyper) -> Iterator[str]:
     laws = "; ".join(f"{law.knob} = {_formula(law.rule)}" for law in fitted.laws)
+    runs = [run for cell in fitted.cells for run in cell.run_ids]
     yield page.figure(
-        hyper_figures.settings_figure(hyper_figures.settings_data(fitted)), "lr-batch"
+        hyper_figures.settings_figure(hyper_figures.settings_data(fitted)), "lr-batch", runs
     )
     yield page.paragraph(
         f"Points are the best settings of {len(fitted.cells)} cells, of one size and token count "
         f"each, with 95 % intervals, dashes what laws say of the same cells. This law: {laws}."
     )
     data = hyper_figures.surfaces_data(fitted)
-    yield page.figure(hyper_figures.surfaces_figure(data), "lr-batch-surfaces")
+    shown = data["run_id"].drop_nulls()
+    yield page.figure(hyper_figures.surfaces_figure(data), "lr-batch-surfaces", shown)
     yield page.paragraph(
         "Loss above the minimum of a cell, by the quadratic surface through the runs near it; dots "
         "are these runs, the diamond is the minimum, the cross what this law says."
     )
     yield page.figure(
-        hyper_figures.excess_figure(hyper_figures.excess_data(fitted)), "lr-batch-excess"
+        hyper_figures.excess_figure(hyper_figures.excess_data(fitted)), "lr-batch-excess", runs
     )
     yield page.paragraph(
         "What following a law costs in each cell, by the cell's own surface; this law is fitted "
@@ -88,7 +90,8 @@ def _downstream(fitted: Downstream, evidence: Evidence) -> Iterator[str]:
         if task.name:
             yield page.heading(task.name)
         rows = data.filter(data["task"] == task.name)
-        yield page.figure(downstream_figures.downstream_figure(rows), f"downstream-{number}")
+        figure = downstream_figures.downstream_figure(rows)
+        yield page.figure(figure, f"downstream-{number}", task.run_ids)
         yield page.paragraph(_task(task, evidence.target))
         yield page.diagnostics(task.diagnostics)
     yield page.diagnostics(fitted.diagnostics)
@@ -124,7 +127,7 @@ def _mixture(fitted: MixtureFit, metric: str) -> Iterator[str]:
     best = fitted.optimum
     models = Counter(law.model for law in fitted.laws.laws)
     chosen = ", ".join(f"{model} for {count}" for model, count in models.most_common())
-    yield page.figure(mixture_figures.mixture_figure(data, metric), "mixture")
+    yield page.figure(mixture_figures.mixture_figure(data, metric), "mixture", fitted.run_ids)
     yield page.paragraph(
         f"Left, each loss of {len(fitted.run_ids)} runs as a law says it that has not seen the run "
         f"(laws chosen by cross-validation: {chosen} of {len(fitted.loss_domains)} losses). Right, "

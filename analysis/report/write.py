@@ -123,7 +123,11 @@ def _promotion(promoted: Promoted, number: int, metric: str) -> str:
     ]
     return page.section(
         f"Promotion {promoted.name}",
-        page.figure(run_figures.promotion_figure(data, metric), f"promotion-{number}"),
+        page.figure(
+            run_figures.promotion_figure(data, metric),
+            f"promotion-{number}",
+            (str(stage["run_id"]) for stage in promoted.stages),
+        ),
         page.paragraph(sentence),
         page.diagnostics(promoted.diagnostics),
         page.heading("Gates"),
@@ -134,11 +138,15 @@ def _promotion(promoted: Promoted, number: int, metric: str) -> str:
 
 
 def _training(evidence: Evidence) -> str:
-    data = run_figures.training_data(evidence.steps)
+    steps = run_figures.drawn(evidence.steps)
+    data = run_figures.training_data(steps)
     if data.is_empty():
         return ""
-    figure = page.figure(run_figures.training_figure(data), "training")
+    figure = page.figure(run_figures.training_figure(data), "training", data["run_id"])
     sentence = "Training loss as logged, a line a run, pale lines for the larger budgets."
+    shown, of = data["run_id"].n_unique(), evidence.steps["run_id"].n_unique()
+    if shown < of:
+        sentence += f" Of {of:,} runs the {shown} that ended lowest, as many of every budget."
     return page.section("Training", figure, page.paragraph(sentence))
 
 
@@ -154,17 +162,26 @@ def _excluded(evidence: Evidence) -> str:
 
 
 def _runs(evidence: Evidence) -> Iterator[str]:
-    """The tables of trials and of runs from outside."""
+    """The tables of trials, of runs, and of runs from outside."""
     outside = evidence.points.filter(pl.col("design") == "imported")
     if evidence.trials or outside.is_empty():
         trials = page.table(evidence.trials, sortable=True) or page.paragraph("None yet.")
         yield page.section("Trials", trials)
+    if evidence.records:
+        sentence = (
+            "Each run that the trials or the promotion ask for. All of one: sweeper show RUN."
+        )
+        runs = page.table(evidence.records, sortable=True, of_runs=True)
+        yield page.section("Runs", page.paragraph(sentence), runs)
     if len(outside):
         shown = outside.select(IMPORTED_COLUMNS).head(IMPORTED_SHOWN).to_dicts()
         rest = (
             f"The first {len(shown)} of {len(outside)} runs." if len(shown) < len(outside) else ""
         )
-        parts = (page.paragraph(rest) if rest else "", page.table(shown, sortable=True))
+        parts = (
+            page.paragraph(rest) if rest else "",
+            page.table(shown, sortable=True, of_runs=True),
+        )
         yield page.section("Imported runs", *parts)
 
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from analysis import forecast, store
+from analysis.imported import ingest
 from analysis.runs import prepare
 from tests.analysis import ladders
-from tests.analysis.benchmarks import ROWS, Bench
 
 SURFACE = (1.2, 12.0, 30.0, 0.28, 0.25)
 BUDGETS = (1e11, 2.5e11, 6e11, 1.6e12)
@@ -54,14 +54,16 @@ def _ablation(runs: Path, first: int) -> list[dict[str, Any]]:
     return trials
 
 
-def _promote(con: store.Connection, runs: Path, name: str, states: dict[str, str]) -> None:
+def _promote(
+    con: store.Connection, runs: Path, name: str, states: dict[str, tuple[str, str]]
+) -> None:
     said = forecast.panel(prepare(store.points(con, name)), draws=200).at(TARGET)
     stages = {"p0": ("pretrain", said.loss * 1.01), "p1": ("sft", 1.9)}
     for run_id, (stage, loss) in stages.items():
         spec, result = {"stage": stage, "budget": TARGET}, {"nats_per_token": loss}
         metrics = {1: [ladders.step(n, loss + 2 / n) for n in range(1, 30)]}
         ladders.write_run(runs, run_id, spec=spec, result=result, metrics=metrics)
-    store.ingest(con, runs, states | dict.fromkeys(stages, "RUNNING"))
+    store.ingest(con, runs, states | dict.fromkeys(stages, ("RUNNING", "")))
     gates = [{"name": "width", "passed": False, "observed": 0.31, "limit": 0.25, "why": "wide"}]
     promotion = {"name": "flagship", "run_ids": [*stages, "p2"], "target": TARGET}
     promotion |= {"forecast": forecast.as_json(said), "gates": gates, "reason": "approved"}
@@ -88,7 +90,7 @@ def builder(folder: Path) -> Generator[Study]:
             about["resolved"] = json.dumps({"promotion": {"target": TARGET}})
             store.replace(con, "studies", name, [about])
             store.replace(con, "trials", name, trials)
-            states = {str(trial["run_id"]): "RUNNING" for trial in trials}
+            states = {str(trial["run_id"]): ("RUNNING", "") for trial in trials}
             if done:
                 store.ingest(con, runs, states)
             if promoted:
@@ -113,17 +115,6 @@ def imported(con: store.Connection, folder: Path, rows: pl.DataFrame, name: str 
     run_id = pl.format("row {}", pl.int_range(1, pl.len() + 1))
     path = folder / f"{name}.parquet"
     rows.with_columns(**lacking, **state, run_id=run_id).write_parquet(path)
-    store.ingest_imported(con, name, path)
+    ingest(con, name, path)
     store.replace(con, "studies", name, [{"question": "Runs from outside", "metric": "loss"}])
     return name
-
-
-@pytest.fixture
-def bench(request: pytest.FixtureRequest) -> Bench:
-    return Bench(request.config)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The rows of a benchmark, after its tests."""
-    for row in config.stash.get(ROWS, []):
-        terminalreporter.write_line(row)

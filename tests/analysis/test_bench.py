@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import forecast, isoflop, parametric, store
+from analysis import forecast, imported, isoflop, parametric, store
 from analysis.answer import answer
 from analysis.backtest import measured_optima
 from analysis.law import Floats
@@ -23,7 +23,7 @@ from analysis.runs import Runs, prepare
 from analysis.solve import descend, polish, solve
 from analysis.surface import SURFACES, sizes_of
 from tests.analysis import ladders, reference
-from tests.analysis.benchmarks import Bench
+from tests.benchmarks import Bench
 
 pytestmark = pytest.mark.bench
 
@@ -213,6 +213,6 @@ def test_speed(bench: Bench, tmp_path: Path) -> None:
         points.with_columns(pl.col("params", "tokens", "flops").cast(pl.Float64)).write_parquet(
             table
         )
-        store.ingest_imported(con, "chinchilla", table)
+        imported.ingest(con, "chinchilla", table)
         report.write(con, "chinchilla", tmp_path / "report.html")
     bench("full report with back-tests, s", time.perf_counter() - started, high=30.0)

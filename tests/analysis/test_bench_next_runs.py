@@ -12,7 +12,7 @@ from analysis.forecast import panel
 from analysis.next_runs import Aim, Point
 from analysis.runs import prepare
 from tests.analysis import ladders
-from tests.analysis.benchmarks import Bench
+from tests.benchmarks import Bench
 
 NOISE, SEEDS = 0.004, 30
 GRID = np.geomspace(1e18, 1e20, 5).tolist()

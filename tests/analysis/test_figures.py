@@ -96,6 +96,18 @@ def test_training_lines_are_thinned_and_without_what_is_no_number() -> None:
     assert data["loss"].is_finite().all()
 
 
+def test_of_too_many_runs_those_that_ended_lowest_are_drawn_of_every_budget() -> None:
+    rows = [
+        {"run_id": f"{budget:g}-{n}", "budget": budget, **ladders.step(step, n + 1.0 / step)}
+        for budget in (1e18, 1e19)
+        for n in range(5)
+        for step in (1, 2)
+    ]
+    kept = run_figures.drawn(pl.DataFrame(rows), runs=4)
+    assert sorted(set(kept["run_id"])) == ["1e+18-0", "1e+18-1", "1e+19-0", "1e+19-1"]
+    assert len(kept) == 8
+
+
 def test_the_promoted_run_stands_beside_its_forecast() -> None:
     said = {"tokens": 5e6, "loss": 2.0, "low": 1.9, "high": 2.1}
     steps = pl.DataFrame([{"run_id": "a", "budget": 1e18, **ladders.step(1, 3.0)}])

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import polars as pl
+import pytest
 
-from analysis.ablation.levels import ablation_rows, baseline_levels, swept
+from analysis.ablation.levels import CROSSED, ablation_rows, baseline_levels, swept
 
 STUDY = {
     "base": {"model": {"norm": "rms"}, "lr": {"scale": 1.0}},
@@ -24,8 +25,10 @@ def sweep(points: pl.DataFrame) -> list[str]:
     return swept(points, settings, STUDY)["run_id"].to_list()
 
 
-def test_trials_of_a_grid_become_a_row_an_axis() -> None:
-    rows = ablation_rows(pl.DataFrame([trial("r", "layer", 1.0)]), baseline_levels(STUDY))
+@pytest.mark.parametrize("design", CROSSED)
+def test_trials_that_set_every_axis_become_a_row_an_axis(design: str) -> None:
+    points = pl.DataFrame([trial("r", "layer", 1.0, design=design)])
+    rows = ablation_rows(points, baseline_levels(STUDY))
     assert rows.select("axis", "level", "baseline", "run_id", "loss").rows() == [
         ("norm", "layer", False, "r", 2.5),
         ("rate", "1.0", True, "r", 2.5),

@@ -1,5 +1,6 @@
 """The report: whole at every stage, honest about what is missing, and the same bytes again."""
 
+import html
 import itertools
 import json
 import re
@@ -25,11 +26,12 @@ FIGURES = LAWS | {"ablations", "promotion-1", "training"}
 
 
 class Page(HTMLParser):
-    """What a browser would show: text outside scripts, ids of figures, and what would be loaded."""
+    """What a browser would show: text outside scripts, figures, links, what would be loaded."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.text, self.figures, self.loaded, self.scripts = "", set[str](), list[str](), 0
+        self.anchors, self.links = set[str](), set[str]()
         self._silent = False
         self.feed(text)
 
@@ -39,7 +41,10 @@ class Page(HTMLParser):
         self.scripts += tag == "script"
         if named.get("class") == "plotly-graph-div":
             self.figures.add(str(named["id"]))
-        self.loaded += [str(named[key]) for key in ("src", "href") if key in named]
+        self.anchors |= {str(named["id"])} if "id" in named else set()
+        addresses = [str(named[key]) for key in ("src", "href") if key in named]
+        self.links |= {one[1:] for one in addresses if one.startswith("#")}
+        self.loaded += [one for one in addresses if not one.startswith("#")]
 
     def handle_endtag(self, tag: str) -> None:
         self._silent = False
@@ -56,6 +61,17 @@ def written(con: store.Connection, folder: Path, name: str = "tiny") -> Page:
 
 def words(page: Page) -> str:
     return " ".join(page.text.split())
+
+
+def browse(page: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What a browser made of a page on stdout, what it complained of on stderr."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on the path: install the Debian package chromium")
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000"]
+    command += [f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +133,7 @@ def test_a_study_where_nothing_is_done_says_so(study: Study, tmp_path: Path) -> 
     page = written(study(done=False), tmp_path)
     assert page.figures == set()
     assert "There is no forecast yet. 0 of 29 trials are done." in page.text
-    assert page.text.count("PLANNED") == 29
+    assert page.text.count("PLANNED") == 2 * 29  # as trials, and as runs
 
 
 def test_a_study_that_does_not_exist_yet_is_an_empty_report(study: Study, tmp_path: Path) -> None:
@@ -212,7 +228,7 @@ def crossed_ladder(con: store.Connection, runs: Path) -> None:
     about = {"question": "", "metric": "nats_per_token", "resolved": json.dumps(resolved)}
     store.replace(con, "studies", "axes", [about])
     store.replace(con, "trials", "axes", trials)
-    store.ingest(con, runs, {row["run_id"]: "RUNNING" for row in trials})
+    store.ingest(con, runs, {row["run_id"]: ("RUNNING", "") for row in trials})
 
 
 def test_a_run_kept_out_of_the_fit_is_named_with_its_reason(done: Page) -> None:
@@ -247,7 +263,7 @@ def test_the_validation_rung_is_held_against_its_forecast(
         rung = {"number": 29, "run_id": "v0", "design": "validation", "budget": 4e12}
         store.replace(con, "trials", "tiny", [*rows, rung])
         ladders.write_run(tmp_path / "runs", "v0", result=result, spec={"budget": 4e12})
-        store.ingest(con, tmp_path / "runs", {"v0": "RUNNING"})
+        store.ingest(con, tmp_path / "runs", {"v0": ("RUNNING", "")})
     text = words(written(con, tmp_path))
     assert "A run of 4e12 FLOPs, which no fit is given, tests the laws. At 4e12 FLOPs" in text
     assert re.search(says, text)
@@ -274,6 +290,80 @@ def test_a_level_with_markup_cannot_leave_its_figure(
     assert written(con, tmp_path).scripts == done.scripts
 
 
+def test_every_figure_leads_to_the_rows_of_its_runs(shown: Page) -> None:
+    assert "run-run0" in shown.links  # a point of the fan
+    assert "run-gelu1" in shown.links  # a pair of the ablation
+    assert {"run-p0", "run-p2"} <= shown.links  # the promoted stages, also those still to come
+    assert shown.links <= shown.anchors
+
+
+def test_each_run_has_a_row_with_the_code_and_the_host_it_ran_on(
+    study: Study, tmp_path: Path
+) -> None:
+    con = study(done=False)
+    run = ladders.write_run(tmp_path / "runs", "swiglu0", result={"nats_per_token": 2.25})
+    (run / "attempt.1.json").write_text(json.dumps({"number": 1, "host": "node7"}))
+    (run / "env.json").write_text(json.dumps({"commit": "0123456789abcdef"}))
+    store.ingest(con, tmp_path / "runs", {"swiglu0": ("RUNNING", "")})
+    said = words(written(con, tmp_path))
+    assert re.search(r"swiglu0 \d+ pretrain 1e18 DONE 2\.25 1 0123456789ab node7", said)
+
+
+EVIL = (
+    "</script><script>document.body.dataset.owned=1</script>"
+    "<img src=x onerror='document.body.dataset.owned=1'>"
+    "\"'><svg onload=document.body.dataset.owned=1>"
+)
+
+
+def hostile(con: store.Connection, folder: Path) -> str:
+    """Imported runs, axes, tasks, causes and names that all carry markup; the study's name."""
+    crossed_ladder(con, folder / "runs")
+    (folder / "runs" / "axes3" / "result.json").unlink()
+    failure = {"attempt": 1, "cause": "exception", "message": EVIL}
+    (folder / "runs" / "axes3" / "failure.1.json").write_text(json.dumps(failure))
+    store.ingest(con, folder / "runs", {"axes3": ("FAILED", EVIL)})
+    rows = store.query(con, "select * from trials where study = 'axes'").to_dicts()
+    for row in rows:
+        row["values"] = json.dumps(
+            {
+                key: f"{value}{EVIL}" if isinstance(value, str) and key != "axis" else value
+                for key, value in json.loads(row["values"]).items()
+            }
+        )
+    name = f"axes{EVIL}"
+    about = store.query(con, "select resolved from studies where name = 'axes'").item()
+    store.replace(
+        con, "studies", name, [{"question": EVIL, "metric": "nats_per_token", "resolved": about}]
+    )
+    store.replace(con, "trials", name, rows)
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "rows", [None, lr_sweep(), task(), mixing_study()], ids=["axes", "lr", "task", "mixture"]
+)
+def test_no_script_of_a_user_runs_in_a_browser(
+    study: Study, tmp_path: Path, rows: pl.DataFrame | None
+) -> None:
+    con = study(done=False)
+    if rows is None:
+        name = hostile(con, tmp_path)
+    else:
+        names = {n: n + EVIL for n in rows.columns if n.startswith(("weight/", "loss/"))}
+        text = [n for n in ("task",) if n in rows.columns]
+        rows = rows.rename(names).with_columns(pl.col(n) + EVIL for n in text)
+        name = imported(con, tmp_path, rows)
+        con.execute("update imported set run_id = run_id || ?", [EVIL])
+    report.write(con, name, tmp_path / "report.html")
+    done = browse(tmp_path / "report.html", tmp_path)
+    assert "data-owned" not in done.stdout.partition("<body")[2].partition(">")[0]
+    assert "js-plotly-plot" in done.stdout
+    assert "onerror='document" in html.unescape(done.stdout)
+
+
 def test_the_same_study_gives_the_same_bytes(
     promoted: tuple[store.Connection, Path], tmp_path: Path
 ) -> None:
@@ -291,13 +381,7 @@ def test_the_report_loads_nothing(shown: Page) -> None:
 def test_a_browser_draws_every_figure_without_a_complaint(
     promoted: tuple[store.Connection, Path], tmp_path: Path
 ) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on the path: install the Debian package chromium")
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=20000"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", promoted[1].as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = browse(promoted[1], tmp_path)
     drawn = {
         name
         for name in FIGURES
