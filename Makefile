@@ -15,9 +15,9 @@ test: $(VENV)/.installed-test lint
 fast: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not bench"
 
-# What the laws must reach, beside what they reach; wants public results in $$SWEEPER_REFERENCE_DATA.
+# What laws, store and manager must reach, beside what they reach; wants public results in $$SWEEPER_REFERENCE_DATA.
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/analysis -m bench -q
+	$(BIN)/python -m pytest tests -m bench -q
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,12 +1,7 @@
-"""The adaptive ladder: which runs a study asks for next, and when it has enough.
+"""The adaptive ladder: which runs a study asks for next, and when it has enough."""
 
-What it asks for stands in the ledger with the runs that it saw, so a driver that starts again goes
-on with the same trials, and a reader can follow why each was made.
-"""
-
-import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -14,52 +9,41 @@ from analysis import forecast, next_runs
 from analysis.law import NotEnough, scientific
 from analysis.next_runs import Aim, Point
 from analysis.runs import Runs, prepare
-from model.config import params_active
-from sweeper.designs import Planned, adaptive_trial, plan_batch, plan_trial
-from sweeper.ledger import Batch, Ledger
+from model.counts import params_active
+from sweeper.designs import tried
+from sweeper.ladders import adaptive_trial
+from sweeper.layouts import Adaptive
+from sweeper.planner import Planned, Planner, plan_trial
 from sweeper.recipe import shape
+from sweeper.record import Asked, Batch
 from sweeper.runs import RunView
-from sweeper.study import Adaptive, Study
+from sweeper.study import Design, Study
 
 # Trials of these designs stand on the ladder of sizes.
 LADDERS = ("isoflop", "adaptive")
 
 
-def grow(
+def next_batch(
     study: Study,
+    design: Design,
     planned: Sequence[Planned],
     views: Mapping[str, RunView],
-    ledger: Ledger,
-    say: Callable[[str], None],
-) -> list[Planned]:
-    """The trials that the study's adaptive design asks for now, written to the ledger first."""
-    design = next((d for d in study.designs if isinstance(d, Adaptive)), None)
-    waiting = {p.run_id for p in planned if not _finished(p, views)}
-    # Whoever has work for every worker can see more results before asking.
-    if design is None or len(waiting) >= study.cluster.workers:
-        return []
-    batch = next_batch(study, design, planned, views)
-    if batch.points or not waiting:
-        say(f"adaptive: {batch.why}")
-    if not batch.points:
-        return []
-    ledger.append({"event": "batch", **dataclasses.asdict(batch)})
-    return plan_batch(study, batch, len(ledger.record.batches), len(planned))
-
-
-def next_batch(
-    study: Study, design: Adaptive, planned: Sequence[Planned], views: Mapping[str, RunView]
+    batches: Sequence[Batch] = (),
 ) -> Batch:
     """The next trials by the runs that ended, those in flight counted as if done; pure.
 
-    Without points the design has enough, or can do no more: `why` says which.
+    Without points the design has enough, or can do no more: `why` says which. What it asked for
+    before, it reads off the runs.
     """
+    assert isinstance(design, Adaptive)
     ladder = [p for p in _distinct(planned) if p.trial.design in LADDERS]
     saw = tuple(sorted(p.run_id for p in ladder if _finished(p, views)))
     left = design.flops - sum(p.trial.budget for p in ladder if p.trial.design == "adaptive")
     runs = prepare(_rows(ladder, views))
     if runs.frame.is_empty():
-        return Batch(saw, (), f"ends: none of {len(saw)} runs gave a loss; see `sweeper status`")
+        return Batch(
+            "adaptive", saw, (), f"ends: none of {len(saw)} runs gave a loss; see `sweeper status`"
+        )
     aim = Aim(study.promotion.target, design.loss_within, design.params_within, _drift(runs))
     in_flight = [_point(p) for p in ladder if not _finished(p, views)]
     measured = runs.frame.select("budget", "params").rows()
@@ -73,15 +57,17 @@ def next_batch(
         flops=left,
     )
     if enough := _enough(runs, aim, choice.before):
-        return Batch(saw, (), f"ends: {enough}")
+        return Batch("adaptive", saw, (), f"ends: {enough}")
     if not choice.points:
-        return Batch(saw, (), f"ends: {scientific(left)} of flops={design.flops:g} are left")
+        return Batch(
+            "adaptive", saw, (), f"ends: {scientific(left)} of flops={design.flops:g} are left"
+        )
     why = (
         f"{len(choice.points)} runs more; expected error at the target {choice.before[0]:.2%} of "
         f"the loss and {choice.before[1]:.1%} of N* now, {choice.after[0]:.2%} and "
         f"{choice.after[1]:.1%} after them"
     )
-    return Batch(saw, _seeded(study, planned, choice.points), why)
+    return Batch("adaptive", saw, _seeded(study, planned, choice.points), why)
 
 
 def _finished(planned: Planned, views: Mapping[str, RunView]) -> bool:
@@ -148,21 +134,24 @@ def _shapes(study: Study, points: Sequence[Point]) -> list[Point]:
             # So far from every shape that a run of it would stand elsewhere.
             continue
         found[Point(point.budget, float(params))] = None
-    return list(found)
+    return [point for point in found if not study.constraints or _keeps(study, point)]
 
 
-def _seeded(
-    study: Study, planned: Sequence[Planned], points: Sequence[Point]
-) -> tuple[tuple[float, float, int], ...]:
+def _keeps(study: Study, point: Point) -> bool:
+    trial = adaptive_trial(Asked(point.budget, point.params, study.seeds[0], {}), batch=0)
+    return isinstance(tried(Planner(study), trial), Planned)
+
+
+def _seeded(study: Study, planned: Sequence[Planned], points: Sequence[Point]) -> tuple[Asked, ...]:
     """Each point with the first seed whose run is not there yet: the study's, then new ones."""
     taken = {p.run_id for p in planned}
-    out: list[tuple[float, float, int]] = []
+    out: list[Asked] = []
     for point in points:
         for seed in itertools.chain(study.seeds, itertools.count(max(study.seeds) + 1)):
-            trial = adaptive_trial(point.budget, point.params, seed, batch=0)
-            run = plan_trial(study, trial).run_id
+            asked = Asked(point.budget, point.params, seed, {})
+            run = plan_trial(study, adaptive_trial(asked, batch=0)).run_id
             if run not in taken:
                 taken.add(run)
-                out.append((point.budget, point.params, seed))
+                out.append(asked)
                 break
     return tuple(out)

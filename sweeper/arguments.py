@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sweeper.cluster import CLUSTERS
 from sweeper.errors import UserError
-from sweeper.folders import StudyDir, home
-from sweeper.overrides import parse_override, with_values
-from sweeper.study import NAME, Study
+from sweeper.folders import NAME, StudyDir, home
+from sweeper.overrides import nearest, parse_override, with_values
+from sweeper.study import Study
 from sweeper.study_file import explain, load
 
 StudyArgument = Annotated[
@@ -34,6 +35,25 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Where jobs run: debug, local or slurm; the study's own settings where it says so.",
+        show_default=False,
+    ),
+]
+
+
+def on_cluster(kind: str | None, overrides: list[str] | None) -> list[str]:
+    """The overrides with a cluster of this kind before them. Raises UserError for no such kind."""
+    if kind is None:
+        return overrides or []
+    if kind not in CLUSTERS:
+        raise UserError(f"--cluster {kind!r} is not known; {nearest(kind, list(CLUSTERS))}")
+    return [f"cluster={{'kind': {kind!r}}}", *(overrides or [])]
 
 
 def load_study(study: Path, overrides: list[str] | None) -> Study:

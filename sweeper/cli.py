@@ -1,6 +1,8 @@
 """The command line: `sweeper VERB STUDY [path=value ...]`."""
 
+import dataclasses
 import getpass
+import json
 import os
 import sys
 import time
@@ -11,10 +13,22 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from sweeper import fitting, rehearsing
+from sweeper import (
+    asking,
+    comparing,
+    deciding,
+    detaching,
+    examining,
+    fitting,
+    listing,
+    reading,
+    rehearsing,
+    showing,
+    standing,
+)
 from sweeper.arguments import (
+    ClusterOption,
     Overrides,
     StudyArgument,
     StudyOrName,
@@ -23,10 +37,12 @@ from sweeper.arguments import (
     interruptible,
     launched,
     load_study,
+    on_cluster,
     say,
 )
-from sweeper.errors import UserError
+from sweeper.errors import UserError, printable
 from sweeper.folders import StudyDir, home
+from sweeper.full_disk import full_disk
 
 app = typer.Typer(
     help=(
@@ -35,8 +51,9 @@ app = typer.Typer(
     ),
     epilog=(
         "Everything is kept below $SWEEPER_HOME (default: .sweeper here). Exit codes: 0 complete, "
-        "1 some runs failed or a promotion was held, 2 a mistake in what was asked, 4 another "
-        "driver holds the study, 130 interrupted (jobs go on; the same command takes them up)."
+        "1 some runs failed, jobs cannot run, a disk is full or a promotion was held, 2 a mistake "
+        "in what was asked or a store that others hold, 4 another driver holds the study, 130 "
+        "interrupted (jobs go on; the same command takes them up)."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -46,83 +63,103 @@ app = typer.Typer(
 
 
 @app.command()
-def plan(study: StudyArgument, overrides: Overrides = None) -> None:
-    """Show every trial: shape, tokens, FLOPs, learning rate, expected time. Writes nothing."""
-    from sweeper.designs import expand
+def plan(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="A line a trial, also where there are many.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Trials and totals as JSON.")] = False,
+) -> None:
+    """Show every trial: shape, tokens, FLOPs, memory, time; and what all cost. Writes nothing.
+
+    A study that was launched before is compared with that launch.
+    """
+    from sweeper import difference
+    from sweeper.designs import survey
     from sweeper.ledger import read
-    from sweeper.plan import plan_rows, plan_summary, plan_table
+    from sweeper.plan import plan_json, plan_rows, trained_by
+    from sweeper.plan_words import plan_table, summary_lines
     from sweeper.speed import measured_speed
+    from sweeper.trunks import with_trunks
 
     asked = load_study(study, overrides)
     place = StudyDir(home(), asked.name)
-    speed = measured_speed(place.runs)
-    rows = plan_rows(expand(asked, read(place.ledger).batches), place, speed)
+    record, speed = read(place.ledger), measured_speed(place.runs)
+    found = survey(asked, record.batches)
+    planned = with_trunks(found.planned, place)
+    rows = plan_rows(planned, place, speed)
+    before, changed = difference.launched(place, record), None
+    if before is not None:
+        changed = difference.compare(
+            before, asked, planned, lambda run_id: trained_by(place, run_id)
+        )
+    if as_json:
+        content = plan_json(asked, rows, speed)
+        said = dataclasses.asdict(changed) if changed else None
+        print(json.dumps(content | {"difference": said}))
+        return
     console = console_here()
-    console.print(plan_table(rows))
-    say(console, ["", plan_summary(asked, rows, speed)])
+    console.print(plan_table(rows, every=every))
+    say(console, ["", *summary_lines(asked, rows, speed, found.left_out)])
+    say(console, difference.lines(changed) if changed else ())
 
 
 @app.command()
-def launch(study: StudyArgument, overrides: Overrides = None) -> None:
+def launch(
+    study: StudyArgument,
+    overrides: Overrides = None,
+    cluster: ClusterOption = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Drive in the background; close the terminal if you like."),
+    ] = False,
+) -> None:
     """Run the whole study: trials, fit, gates, the promoted run, the report.
 
     Whatever is done already is not done again: interrupted or killed at any point, the same command
     goes on where it stopped. Ctrl-C leaves the jobs running.
     """
+    overrides = on_cluster(cluster, overrides)
     asked, started = load_study(study, overrides), time.monotonic()
+    if detach:
+        say(console_here(), detaching.start(StudyDir(home(), asked.name), study, overrides))
+        return
     from sweeper.launch import launch as launch_study
+    from sweeper.ledger import read
 
     console = console_here()
     place = StudyDir(home(), asked.name)
-    trained = _results(place)
+    before = len(read(place.ledger).changes)
     with interruptible(console, str(study)):
         standing = launch_study(asked, place.home, console)
     from sweeper import summary
     from sweeper.watch import duration
 
-    new = _results(place) - trained
+    new = read(place.ledger).trained_since(before)
     now = f"{new} trained now" if new else "nothing was left to train"
-    say(console, [f"{summary.state_line(standing)}; {now}"])
+    say(console, [f"{summary.states(len(standing.planned), standing.views)}; {now}"])
     say(console, summary.forecast_lines(standing, asked))
     say(console, summary.effect_lines(standing))
     say(console, summary.gate_lines(standing))
     say(console, summary.promotion_lines(standing, str(study)))
-    say(console, summary.failure_lines(standing, place))
+    failed = summary.failed(standing.views, standing.promotion)
+    say(console, summary.failure_lines(failed, place))
     say(console, [f"report: {place.report}", f"took {duration(time.monotonic() - started)}"])
-    raise typer.Exit(1 if standing.failed else 0)
+    raise typer.Exit(1 if failed else 0)
 
 
-def _results(place: StudyDir) -> int:
-    return sum(1 for _ in place.runs.glob("*/result.json"))
-
-
-@app.command()
-def status(study: StudyOrName, overrides: Overrides = None) -> None:
-    """Show where a study stands, also while it runs: runs by state, what failed and why."""
-    from sweeper import outside, summary
-
-    if place := imported_alone(study, overrides):
-        say(console_here(), outside.lines(place))
-        return
-    asked = load_study(study, overrides)
-    place = launched(asked)
-    from sweeper.launch import stand
-    from sweeper.watch import progress_of, runs_table
-
-    console = console_here()
-    standing = stand(asked, place.home)
-    say(console, [summary.state_line(standing)])
-    running = [run for run in standing.views.values() if run.state == "RUNNING"]
-    if running:
-        console.print(runs_table(running, progress_of(running, place.runs)))
-    say(console, outside.lines(place))
-    say(console, summary.promotion_lines(standing, str(study)))
-    say(console, summary.failure_lines(standing, place))
-
-
+app.command("status")(standing.status)
+app.command("cancel")(deciding.cancel)
+app.command("retry")(deciding.retry)
 app.command("fit")(fitting.fit)
 app.command("import")(fitting.import_points)
 app.command("rehearse")(rehearsing.rehearse)
+app.command("show")(showing.show)
+app.command("compare")(comparing.compare)
+app.command("logs")(reading.logs)
+app.command("doctor")(examining.doctor)
+app.command("presets")(listing.presets)
 
 
 @app.command()
@@ -157,9 +194,10 @@ def promote(
     say(console, summary.gate_lines(standing))
     say(console, summary.cost_lines(standing) if dry_run else ())
     say(console, summary.promotion_lines(standing, str(study)))
-    say(console, summary.failure_lines(standing, place))
+    failed = summary.failed(standing.views, standing.promotion)
+    say(console, summary.failure_lines(failed, place))
     held = standing.promotion is None and not dry_run
-    raise typer.Exit(1 if held or standing.failed else 0)
+    raise typer.Exit(1 if held or failed else 0)
 
 
 @app.command()
@@ -177,35 +215,13 @@ def report(study: StudyOrName, overrides: Overrides = None) -> None:
     say(console_here(), [str(place.report)])
 
 
-@app.command()
-def sql(
-    study: StudyOrName,
-    query: Annotated[
-        str, typer.Argument(help="For instance: select state, count(*) from runs ...")
-    ],
-    overrides: Overrides = None,
-) -> None:
-    """Ask the study's DuckDB a question; read-only.
+app.command("sql")(asking.sql)
+app.command("export")(asking.export)
 
-    Tables: studies, trials, runs, jobs, steps, evals, events, fits, promotions, imported.
-    """
-    from sweeper import outside
-    from sweeper.launch import stand
-    from sweeper.results import ask
 
-    if place := imported_alone(study, overrides):
-        outside.refresh(place)
-    else:
-        asked = load_study(study, overrides)
-        place = launched(asked)
-        stand(asked, place.home)
-    rows = ask(place, query)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in rows.columns:
-        table.add_column(name, no_wrap=True)
-    for row in rows.iter_rows():
-        table.add_row(*("" if value is None else str(value) for value in row))
-    console_here().print(table)
+def _say_error(error: UserError) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(printable(str(error)), markup=False)
 
 
 def main() -> None:
@@ -213,5 +229,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{error}", markup=False)
+        _say_error(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        full = full_disk(error, home())
+        if full is None:
+            raise
+        _say_error(full)
+        sys.exit(full.exit_code)

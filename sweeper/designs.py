@@ -1,146 +1,31 @@
-"""Designs: from a study to its trials, and from a trial to the run it asks for."""
+"""Designs: from a study to its trials, and to the runs that they ask for."""
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from model.config import params_active
+from model.counts import flops_per_token
+from sweeper.constraints import broken
 from sweeper.errors import UserError
-from sweeper.ledger import Batch
-from sweeper.overrides import value_at, with_values
-from sweeper.recipe import Recipe, centre_params, horizon, pretrain_spec, shape
-from sweeper.study import Adaptive, Axis, Design, Grid, IsoFLOP, Level, OneAtATime, Study
+from sweeper.factorials import axes_trial, drawn, fractional, grid, one_at_a_time
+from sweeper.ladders import adaptive, adaptive_trial, isoflop
+from sweeper.layouts import Search
+from sweeper.planner import Planned, Planner, holds
+from sweeper.recipe import centre_params, shape
+from sweeper.record import Batch
+from sweeper.study import DRAWN, Design, Study
 from sweeper.study_file import explain
-from train.config import DataConfig, RunSpec, run_id
+from sweeper.trial import Trial
+from sweeper.trunks import shared
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One point of a design.
+def search(study: Study, design: Design) -> Iterator[Trial]:
+    """The first points of a search, proposed before anything was seen; the rest by batches."""
+    assert isinstance(design, Search)
+    # Here, not at the top: Optuna is loaded for studies that search.
+    from sweeper.search import first_batch
 
-    `params()` decide the run and are what Optuna is asked for; `values` say what the design meant
-    by it, for the analysis. `levels` are values in the recipe by dotted path.
-    """
-
-    design: str
-    budget: float
-    seed: int
-    params_target: float
-    levels: Mapping[str, Level] = field(default_factory=dict[str, Level])
-    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    number: int = -1
-
-    def params(self) -> dict[str, Level]:
-        point = {"budget": self.budget, "seed": self.seed, "params_target": self.params_target}
-        return point | dict(self.levels)
-
-    def with_params(self, params: Mapping[str, Any]) -> "Trial":
-        levels = {name: params[name] for name in self.levels}
-        return replace(
-            self,
-            budget=params["budget"],
-            seed=params["seed"],
-            params_target=params["params_target"],
-            levels=levels,
-        )
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A trial with the run that it asks for."""
-
-    trial: Trial
-    spec: RunSpec
-    run_id: str
-
-
-def isoflop(study: Study, design: Design) -> Iterator[Trial]:
-    """Sizes around the expected optimum of every budget, distinct in shape, for every seed.
-
-    Raises ValueError where fewer than four of them have shapes of their own.
-    """
-    assert isinstance(design, IsoFLOP)
-    for budget in study.budgets:
-        targets = _ladder(study.base, design, budget)
-        for params_target, seed in itertools.product(targets, study.seeds):
-            values = {"params_target": params_target}
-            yield Trial("isoflop", budget, seed, params_target, values=values)
-
-
-def _ladder(recipe: Recipe, design: IsoFLOP, budget: float) -> list[float]:
-    centre = centre_params(recipe, budget, design.tokens_per_param)
-    last = design.sizes_per_budget - 1
-    wanted = (centre * design.spread ** (2 * i / last - 1) for i in range(last + 1))
-    # Two targets that round to one shape would be one run under two names.
-    shapes = {params_active(shape(recipe, target)): None for target in wanted}
-    if len(shapes) < 4:
-        raise ValueError(
-            f"budget {budget:g}: {design.sizes_per_budget} sizes round to only {len(shapes)} "
-            f"shapes {sorted(shapes)}, and a parabola needs 4; raise spread={design.spread:g} or "
-            "the budget, or lower base.shape.d_head"
-        )
-    return [float(params) for params in shapes]
-
-
-def adaptive(study: Study, design: Design) -> Iterator[Trial]:
-    """The start of an adaptive ladder: its cheapest budgets, one seed; the rest comes by batches.
-
-    Raises ValueError where the start alone spends more than the design may.
-    """
-    assert isinstance(design, Adaptive)
-    points = [
-        (budget, target)
-        for budget in study.budgets[: design.start_budgets]
-        for target in _ladder(study.base, design.start, budget)
-    ]
-    cost = sum(budget for budget, _ in points)
-    if cost > design.flops:
-        raise ValueError(
-            f"flops={design.flops:g} of the adaptive design do not pay for its start, "
-            f"{len(points)} runs of {cost:.3g} FLOPs; raise flops, lower start_budgets="
-            f"{design.start_budgets}, or add cheaper budgets"
-        )
-    for budget, target in points:
-        yield adaptive_trial(budget, target, study.seeds[0], batch=0)
-
-
-def adaptive_trial(budget: float, params_target: float, seed: int, *, batch: int) -> Trial:
-    """A trial of an adaptive ladder; `batch` 0 is its start."""
-    values = {"params_target": params_target, "batch": batch}
-    return Trial("adaptive", budget, seed, params_target, values=values)
-
-
-def one_at_a_time(study: Study, design: Design) -> Iterator[Trial]:
-    """Every level of every axis at one budget, size and set of seeds; the baseline once an axis."""
-    assert isinstance(design, OneAtATime)
-    size = float(centre_params(study.base, design.budget, design.tokens_per_param))
-    for axis in study.axes:
-        baseline = value_at(study.base, axis.path)
-        for level, seed in itertools.product(axis.levels, design.seeds):
-            values = {
-                "axis": axis.name,
-                "path": axis.path,
-                "level": level,
-                "baseline": level == baseline,
-            }
-            yield Trial("one_at_a_time", design.budget, seed, size, {axis.path: level}, values)
-
-
-def grid(study: Study, design: Design) -> Iterator[Trial]:
-    """Every combination of levels at every budget and seed of the design."""
-    assert isinstance(design, Grid)
-    for budget in design.budgets:
-        size = float(centre_params(study.base, budget, design.tokens_per_param))
-        for levels, seed in itertools.product(_combinations(study.axes), design.seeds):
-            values = {axis.name: levels[axis.path] for axis in study.axes}
-            yield Trial("grid", budget, seed, size, levels, values)
-
-
-def _combinations(axes: tuple[Axis, ...]) -> list[dict[str, Level]]:
-    rows = itertools.product(*(axis.levels for axis in axes))
-    return [dict(zip((axis.path for axis in axes), row, strict=True)) for row in rows]
+    for asked in first_batch(study, design).points:
+        yield axes_trial(study, asked, kind="search")
 
 
 DESIGNS: dict[str, Callable[[Study, Design], Iterator[Trial]]] = {
@@ -148,66 +33,116 @@ DESIGNS: dict[str, Callable[[Study, Design], Iterator[Trial]]] = {
     "adaptive": adaptive,
     "one_at_a_time": one_at_a_time,
     "grid": grid,
+    "fractional": fractional,
+    "random": drawn,
+    "sobol": drawn,
+    "search": search,
 }
+# A target is held against what can be built at this ratio. Hoffmann et al. 2022, arXiv:2203.15556.
+USUAL_TOKENS_PER_PARAM = 20.0
+DRAWN_KINDS = {design.model_fields["kind"].default for design in DRAWN}
 
 
 def trials(study: Study) -> list[Trial]:
-    """All trials of a study, numbered in the order of its designs."""
-    rows = itertools.chain.from_iterable(DESIGNS[d.kind](study, d) for d in study.designs)
-    return [replace(trial, number=number) for number, trial in enumerate(rows)]
+    """All trials of a study's designs, in their order and not numbered yet."""
+    return [trial for d in study.designs for trial in DESIGNS[d.kind](study, d)]
 
 
-@functools.lru_cache(maxsize=64)
-def _digest(content: str) -> str:
-    # Here, not at the top: `status` and `--help` need no corpus.
-    from train.data.curate import digest
+@dataclass(frozen=True)
+class LeftOut:
+    """A trial that a design asked for and the study does not run, and why."""
 
-    return digest(DataConfig.model_validate_json(content))
+    trial: Trial
+    why: str
 
 
-def with_digest(recipe: Recipe) -> Recipe:
-    """The recipe with the digest of its text: the run id follows the data.
+@dataclass(frozen=True)
+class Survey:
+    """All that the designs of a study ask for: the runs, numbered, and what is left out."""
 
-    Raises ValueError for a corpus that cannot be read.
+    planned: list[Planned]
+    left_out: list[LeftOut]
+
+
+def tried(planner: Planner, trial: Trial) -> Planned | LeftOut:
+    """The run of a trial, or why there is none.
+
+    A point that a design drew may be impossible to build. Raises ValueError where one is that a
+    person asked for.
     """
-    if recipe.data.digest:
-        return recipe
-    return with_values(recipe, {"data.digest": _digest(recipe.data.model_dump_json())})
+    try:
+        planned = planner.plan(trial)
+    except (ValueError, OverflowError) as error:
+        if trial.design not in DRAWN_KINDS:
+            raise
+        return LeftOut(trial, f"cannot be built: {explain(error)}")
+    why = broken(planned.spec, planner.study.constraints)
+    return LeftOut(trial, why) if why else planned
 
 
-def plan_trial(study: Study, trial: Trial) -> Planned:
-    """The run of a trial. Raises ValueError where its shape, batch or horizon is impossible."""
-    recipe = with_values(study.base, trial.levels)
-    model = shape(recipe, trial.params_target)
-    spec = pretrain_spec(
-        with_digest(recipe),
-        model,
-        horizon(recipe, model, trial.budget),
-        study=study.name,
-        trial=trial.number,
-        budget=trial.budget,
-        seed=trial.seed,
-    )
-    return Planned(trial, spec, run_id(spec))
+def survey(study: Study, batches: Sequence[Batch] = ()) -> Survey:
+    """Every trial with its run: those of the designs, then those of the batches that still hold.
+
+    Runs that may share a trunk are told which.
+
+    Raises UserError naming the design and budget that cannot be, or where nothing is left.
+    """
+    found, planner = Survey([], []), Planner(study)
+    try:
+        _number(planner, trials(study), found)
+        for number, batch in enumerate(batches, start=1):
+            if holds(study, batch, found.planned):
+                _number(planner, batch_trials(study, batch, number), found)
+        _check_target(study)
+    # Sizes may be too large for a float.
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"study {study.name!r} cannot be expanded: {explain(error)}") from error
+    if not found.planned:
+        raise UserError(
+            f"study {study.name!r}: all {len(found.left_out)} trials are left out; the first: "
+            f"{found.left_out[0].why}; loosen constraints, or change axes and budgets"
+        )
+    return Survey(shared(found.planned), found.left_out)
+
+
+def _check_target(study: Study) -> None:
+    """Raises ValueError for a target that no model can spend: the ladder would be for nothing."""
+    target, recipe = study.promotion.target, study.base
+    params = centre_params(recipe, target, USUAL_TOKENS_PER_PARAM)
+    cost = flops_per_token(shape(recipe, params))
+    if cost * USUAL_TOKENS_PER_PARAM * params < target / 2:
+        raise ValueError(
+            f"promotion.target={target:g} FLOPs are more than any shape of the recipe can spend: "
+            f"the largest has {params:.2g} active parameters; lower the target"
+        )
+
+
+def _number(planner: Planner, asked: Sequence[Trial], found: Survey) -> None:
+    """Add trials to what was found, numbered where they are run."""
+    for trial in asked:
+        one = tried(planner, replace(trial, number=len(found.planned)))
+        if isinstance(one, Planned):
+            found.planned.append(one)
+        else:
+            found.left_out.append(one)
 
 
 def expand(study: Study, batches: Sequence[Batch] = ()) -> list[Planned]:
-    """Every trial with its run: those of the designs, then those of an adaptive one's batches.
-
-    A batch that saw runs which are no longer the study's was another study's answer, and is left
-    out. Raises UserError naming the design and budget that cannot be.
-    """
-    try:
-        planned = [plan_trial(study, trial) for trial in trials(study)]
-        for number, batch in enumerate(batches, start=1):
-            if set(batch.saw) <= {p.run_id for p in planned}:
-                planned += plan_batch(study, batch, number, len(planned))
-        return planned
-    except ValueError as error:
-        raise UserError(f"study {study.name!r} cannot be expanded: {explain(error)}") from error
+    """The runs of `survey` alone."""
+    return survey(study, batches).planned
 
 
-def plan_batch(study: Study, batch: Batch, number: int, first: int) -> list[Planned]:
-    """The trials of a batch, numbered from `first`, with their runs."""
-    points = [adaptive_trial(*point, batch=number) for point in batch.points]
-    return [plan_trial(study, replace(p, number=first + i)) for i, p in enumerate(points)]
+def batch_trials(study: Study, batch: Batch, number: int) -> list[Trial]:
+    """The trials of the `number`th batch."""
+    if batch.design == "adaptive":
+        return [adaptive_trial(asked, batch=number) for asked in batch.points]
+    return [axes_trial(study, asked, kind=batch.design) for asked in batch.points]
+
+
+def plan_batch(
+    study: Study, batch: Batch, number: int, planned: Sequence[Planned]
+) -> list[Planned]:
+    """The runs of a batch, numbered after those that are planned."""
+    found = Survey(list(planned), [])
+    _number(Planner(study), batch_trials(study, batch, number), found)
+    return found.planned[len(planned) :]

@@ -22,6 +22,7 @@ from sweeper.arguments import (
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir, home
 from sweeper.overrides import nearest
+from sweeper.rules import recipe_lines
 from sweeper.study import Study
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def fit(
         sys.stdout.write(_json(said) + "\n")
     else:
         say(console_here(), lines(said))
+        if law == "lr-batch":
+            say(console_here(), recipe_lines(said["coef"]))
 
 
 def _json(said: dict[str, Any]) -> str:
@@ -189,7 +192,7 @@ def import_points(
     from analysis.tables import parse_columns
     from sweeper import outside
 
-    place = StudyDir(home(), outside.check_name(study))
+    place = StudyDir(home(), study)
     with _refusals():
         rows = read(points, parse_columns(columns))
     console = console_here()

@@ -1,86 +1,120 @@
-"""Jobs on this machine: started through submitit, alive while a process of theirs is.
-
-submitit's own word on a job's state is not used: after its driver died it calls a living job
-finished. A job is alive while a process of it is, whoever started it and whoever asks.
-"""
+"""What the driver asks of a scheduler, whichever it is."""
 
 import math
 import os
 import re
-import shlex
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
-import psutil
+from sweeper.record import Job
+from train.runlog import Cause
 
-from sweeper.study import Cluster
-
-if TYPE_CHECKING:
-    import submitit
-
-PROCESS = re.compile(
-    r"submitit\.(?:local\._local|core\._submit) '?(/.*)/studies/[^/]+/jobs/(swp-[0-9a-f]+-\d+)'?$"
-)
-DETACHED = (
-    "trap '' HUP INT QUIT TSTP",
-    # A shell with an exit trap stays: submitit takes the job's id from its controller's parent,
-    # and bash would otherwise replace itself by the controller.
-    "trap : EXIT",
+# What a job needs of the driver's environment: who and where it is, its libraries and devices.
+# Nothing else goes along: tokens and passwords of the user's shell do not reach the nodes.
+PASSED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|PYTHONPATH|PYTHONSAFEPATH|LD_LIBRARY_PATH|VIRTUAL_ENV|"
+    r"CONDA_\w+|MODULEPATH|LOADEDMODULES|XDG_CACHE_HOME|HF_HOME|HF_HUB_OFFLINE|SLURM_CONF|"
+    r"(CUDA|NVIDIA|NCCL|GLOO|FI|UCX|TORCH|PYTORCH|TRITON|OPENBLAS|OMP|MKL|SWEEPER)_\w+"
 )
 
-# submitit waits for its processes in these; dropping one warns that its process still runs.
-_STARTED: list["submitit.Job[None]"] = []
+
+@dataclass(frozen=True)
+class Order:
+    """A job to start: `function(folder, *arguments)` in every process of each of its elements.
+
+    At most `cap` elements run at once, on none of the nodes of `exclude`, and after the job with
+    the scheduler's id `after` has ended well.
+    """
+
+    job: Job
+    folder: Path
+    function: Callable[..., None]
+    arguments: Sequence[tuple[Any, ...]]
+    cap: int = 1
+    exclude: tuple[str, ...] = ()
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a scheduler says that an element ended, and on which node."""
+
+    cause: Cause | Literal["cancelled"]
+    message: str
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The living elements of jobs, at a time (time.monotonic); of others how they ended, if known.
+
+    `everywhere`: it knows the jobs of its study on every machine, else on this one alone. `notes`
+    say what stands in the way of jobs; `held` wait for nothing but their time, by the scheduler's
+    ids.
+    """
+
+    names: frozenset[str] = frozenset()
+    time: float = -math.inf
+    ended: Mapping[str, Ended] = field(default_factory=dict[str, Ended])
+    notes: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
+    everywhere: bool = False
+
+
+class Refused(Exception):
+    """The scheduler does not take a job; `passing`: it may later, or fewer at once."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.passing = passing
+
+
+class Backend(Protocol):
+    """A scheduler of jobs; `chains`: a job may wait there for another to end well."""
+
+    chains: bool
+    scan_seconds: float
+    # The most elements of one array; 0 where there are no arrays.
+    array_size: int
+
+    def submit(self, order: Order) -> str:
+        """Start a job that outlives this process; the scheduler's id of it. Raises Refused."""
+        ...
+
+    def scan(self, jobs: Sequence[Job]) -> Scan:
+        """The living elements, of these jobs at least."""
+        ...
+
+    def hasten(self, held: frozenset[str]) -> None:
+        """Have jobs start that wait for nothing but their time."""
+        ...
+
+    def cancel(self, jobs: Sequence[Job], names: Collection[str]) -> None:
+        """Ask the processes of these elements of jobs to end: they save what they have first."""
+        ...
+
+
+def passed(environment: Mapping[str, str], named: Sequence[str]) -> dict[str, str]:
+    """The part of an environment that jobs are given."""
+    return {n: v for n, v in environment.items() if PASSED.fullmatch(n) or n in named}
+
+
+@contextmanager
+def only_environment(environment: Mapping[str, str]) -> Generator[None]:
+    """Have this process, and what it starts inside, see these variables alone."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def submit(
-    cluster: Cluster, folder: Path, tasks: int, function: Callable[..., None], *args: Any
-) -> None:
-    """Start `function(folder, *args)` in `tasks` processes that outlive this one.
-
-    Cut off from the terminal: Ctrl-C is the driver's alone, and no pipe is held open.
-    """
-    import submitit
-
-    folder.mkdir(parents=True, exist_ok=True)
-    log = shlex.quote(str(folder / "controller.log"))
-    executor = submitit.AutoExecutor(folder=folder, cluster=cluster.kind)
-    executor.update_parameters(
-        name=folder.name,
-        tasks_per_node=tasks,
-        timeout_min=cluster.timeout_minutes,
-        local_setup=[f"exec </dev/null >>{log} 2>&1", *DETACHED],
-    )
-    _STARTED.append(executor.submit(function, str(folder), *args))
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Names of the jobs with a living process on this machine, at a time (time.monotonic)."""
-
-    names: frozenset[str] = frozenset()
-    time: float = -math.inf
-
-
-def scan(home: Path) -> Scan:
-    """The living jobs of all studies of a home.
-
-    All studies: a run that two of them ask for may be in the hands of the other's job.
-    """
-    now = time.monotonic()
-    found: set[str] = set()
-    for process in psutil.process_iter(["cmdline", "status"]):
-        command = process.info["cmdline"]
-        if not command or process.info["status"] == psutil.STATUS_ZOMBIE:
-            continue
-        match = PROCESS.search(" ".join(command))
-        if match and match[1] == str(home):
-            found.add(match[2])
-    return Scan(frozenset(found), now)

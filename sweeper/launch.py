@@ -9,21 +9,28 @@ from rich.console import Console
 
 from analysis.forecast import as_json
 from analysis.report import write as report
-from sweeper import adaptive, gates, promote
-from sweeper.designs import Planned, expand
+from sweeper import difference, gates, promote
 from sweeper.driver import Driver
+from sweeper.expansion import expanded
 from sweeper.folders import StudyDir, driver_lock
+from sweeper.growth import grow
 from sweeper.ledger import read
+from sweeper.opening import reading
+from sweeper.plan import trained_by
+from sweeper.plan_words import reuse_lines
+from sweeper.planner import Planned
 from sweeper.promote import Promotion, Proposal
-from sweeper.results import Findings, opened, refresh
-from sweeper.runs import Runs, RunView, look_now
+from sweeper.pruning import Pruner
+from sweeper.results import Findings, refresh
+from sweeper.runs import Read, Runs, RunView, look_now
+from sweeper.sight import by_id, look
 from sweeper.speed import Speed, measured_speed
 from sweeper.study import Study
 from sweeper.trials import OptunaTrials
+from sweeper.trunks import with_trunks
 from sweeper.validation import choose, chosen
 from sweeper.watch import Display
 from train.config import RunSpec
-from train.runlog import write_atomic
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,6 @@ class Standing:
     rung: Planned | None = None
 
     @property
-    def failed(self) -> list[RunView]:
-        """Runs that gave no result, and promoted ones that diverged: a trial may."""
-        promoted = self.promotion.run_ids if self.promotion else ()
-        return [
-            run
-            for name, run in self.views.items()
-            if run.state == "FAILED" or (run.state == "DIVERGED" and name in promoted)
-        ]
-
-    @property
     def rung_is_due(self) -> bool:
         """Whether a validation rung that has not ended is all that holds the promotion."""
         if self.promotion or self.proposal is None:
@@ -59,29 +56,18 @@ class Standing:
         return self.proposal.held == ("validation_rung",) and not (run and run.finished)
 
 
-def stand(study: Study, home: Path, *, write_report: bool = False) -> Standing:
+def stand(
+    study: Study, home: Path, read_before: Read | None = None, *, write_report: bool = False
+) -> Standing:
     """Bring the store of a study up to date and say where the study stands."""
-    place = StudyDir(home, study.name)
-    record, promotion = read(place.ledger), promote.load(place)
-    planned = expand(study, record.batches)
-    promote.check(study, promotion)
-    rung = chosen(study, planned, record)
-    runs = Runs(place.runs, all_specs(planned, promotion, rung))
-    views = look_now(runs, record.jobs, home)
-    findings = refresh(place, study, planned, record, views, promotion, rung)
+    place, seen = StudyDir(home, study.name), look(study, home, read_before)
+    planned, promotion, rung, views = seen.planned, seen.promotion, seen.rung, seen.views
+    findings = refresh(place, study, planned, seen.record, views, promotion, rung)
     if write_report:
-        with opened(place) as con:
+        with reading(place) as con:
             report.write(con, study.name, place.report)
     proposal = propose(study, planned, views, findings, measured_speed(place.runs), rung)
     return Standing(planned, views, findings, proposal, promotion, rung)
-
-
-def all_specs(
-    planned: Sequence[Planned], promotion: Promotion | None, rung: Planned | None
-) -> list[RunSpec]:
-    """Every run of a study: those of its trials, the validation rung, and the promoted ones."""
-    trials = [*planned, *([rung] if rung else [])]
-    return [p.spec for p in trials] + list(promotion.specs if promotion else ())
 
 
 def propose(
@@ -110,20 +96,33 @@ def launch(study: Study, home: Path, console: Console) -> Standing:
     Raises DriverBusy where another driver holds it, JobsFailed where jobs cannot run.
     """
     place = StudyDir(home, study.name)
-    planned = expand(study, read(place.ledger).batches)
+    planned = expanded(study, place, read(place.ledger).batches)
     with driver_lock(place):
         promote.check(study, promote.load(place))
-        write_atomic(place.resolved, study.model_dump_json(indent=1))
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
+            _say_what_changed(driver, with_trunks(planned, place))
             run_trials(driver, planned)
             auto = study.promotion.approve == "auto"
             if (auto or study.promotion.rung) and promote.load(place) is None:
-                standing = run_rung(driver, stand(study, home))
+                standing = run_rung(driver, stand(study, home, driver.read))
                 if auto:
                     _decide(driver, standing, "gates", "every gate passed")
             run_promotion(driver)
-        return stand(study, home, write_report=True)
+        return stand(study, home, driver.read, write_report=True)
+
+
+def _say_what_changed(driver: Driver, planned: Sequence[Planned]) -> None:
+    """The difference to the last launch and what others trained already, before anything starts."""
+    study, place = driver.study, driver.place
+    before = difference.launched(place, driver.ledger.record)
+    if before is not None:
+        found = difference.compare(before, study, planned, lambda run: trained_by(place, run))
+        for line in difference.lines(found):
+            driver.display.say(line)
+    for line in reuse_lines(study, {p.run_id: trained_by(place, p.run_id) for p in planned}):
+        driver.display.say(line)
+    difference.remember(place, study, planned)
 
 
 def promote_by_hand(
@@ -135,43 +134,44 @@ def promote_by_hand(
         with Display(console, study.name, measured_speed(place.runs)) as display:
             driver = Driver(study, place, display.speed, display)
             if promote.load(place) is None:
-                reason, standing = force or "every gate passed", stand(study, home)
+                reason = force or "every gate passed"
+                standing = stand(study, home, driver.read)
                 standing = standing if force else run_rung(driver, standing)
                 _decide(driver, standing, person, reason, bool(force))
             run_promotion(driver)
-        return stand(study, home, write_report=True)
+        return stand(study, home, driver.read, write_report=True)
 
 
 def run_trials(driver: Driver, planned: Sequence[Planned]) -> None:
     """Ask Optuna for every trial, run what has no result, tell Optuna how each ended.
 
-    An adaptive design asks for more trials as results arrive, until it has enough.
+    A design that grows asks for more trials as results arrive, until it has enough.
     """
     place, study = driver.place, driver.study
-    views = look_now(
-        Runs(place.runs, all_specs(planned, None, None)), driver.ledger.record.jobs, place.home
-    )
-    trials = OptunaTrials(place.optuna, study, planned, views)
+    runs = Runs(place.runs, by_id(with_trunks(planned, place)), driver.read)
+    views, _ = look_now(runs, driver.ledger.record, driver.backend)
+    trials, pruner = OptunaTrials(place.optuna, study, planned, views), Pruner(study, place.runs)
     known = list(planned)
 
-    def finished(views: Mapping[str, RunView]) -> list[RunSpec]:
-        trials.tell(views)
-        more = adaptive.grow(study, known, views, driver.ledger, driver.display.say)
+    def finished(views: Mapping[str, RunView]) -> dict[str, RunSpec]:
+        trials.tell(views, pruner.curves)
+        more = grow(study, known, views, driver.ledger, driver.display.say)
         known.extend(more)
-        new = trials.ask(known)[len(specs) :] if more else []
-        specs.extend(asked.spec for asked in new)
-        return [asked.spec for asked in new]
+        trials.ask(known)
+        return by_id(more)
 
-    specs: list[RunSpec] = []
+    def hopeless(views: Mapping[str, RunView]) -> list[tuple[str, str]]:
+        return pruner.look(known, views)
+
     try:
-        specs.extend(asked.spec for asked in trials.ask(known))
+        trials.ask(known)
         if not all(run.finished for run in views.values()):
-            driver.prepare(spec.data for spec in specs)
+            driver.prepare(p.spec.data for p in known)
         driven = -1
         # Until the last that was asked for has ended and nothing more was.
-        while driven < len(specs):
-            driven = len(specs)
-            driver.drive("trials", list(specs), finished)
+        while driven < len(known):
+            driven = len(known)
+            driver.drive("trials", by_id(with_trunks(known, place)), finished, hopeless)
     finally:
         trials.close()
 
@@ -191,8 +191,8 @@ def run_rung(driver: Driver, standing: Standing) -> Standing:
     )
     if not place.has_result(rung.run_id):
         driver.prepare([rung.spec.data])
-    driver.drive("validation", [rung.spec], lambda views: None)
-    return stand(study, place.home)
+    driver.drive("validation", by_id([rung]), lambda views: None)
+    return stand(study, place.home, driver.read)
 
 
 def _decide(
@@ -211,10 +211,8 @@ def run_promotion(driver: Driver) -> None:
     promotion = promote.load(driver.place)
     if promotion is None:
         return
-    for spec, name in zip(promotion.specs, promotion.run_ids, strict=True):
-        if not driver.place.has_result(name):
-            driver.prepare([spec.data])
-        ended: dict[str, RunView] = {}
-        driver.drive("promotion", [spec], ended.update)
-        if ended[name].state != "DONE":
-            return
+    specs = dict(zip(promotion.run_ids, promotion.specs, strict=True))
+    left = [spec for name, spec in specs.items() if not driver.place.has_result(name)]
+    if left:
+        driver.prepare(spec.data for spec in left)
+    driver.drive("promotion", specs, lambda views: None)

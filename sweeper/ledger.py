@@ -11,88 +11,10 @@ import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from sweeper.errors import UserError
-
-Event = dict[str, Any]
-Stage = Literal["data", "trials", "validation", "promotion"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job that the driver meant to start: what for, and the attempts that it may claim."""
-
-    name: str
-    stage: Stage
-    grants: tuple[tuple[str, int], ...]
-    world_size: int
-    time: float
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Trials that an adaptive design asked for: budget, params_target and seed of each.
-
-    `saw` are the runs that had ended, by id: with them the same batch would be asked for again.
-    """
-
-    saw: tuple[str, ...]
-    points: tuple[tuple[float, float, int], ...]
-    why: str
-
-
-@dataclass(frozen=True)
-class Rung:
-    """The validation rung that was chosen: budget and params_target, after the trials of `saw`."""
-
-    saw: tuple[str, ...]
-    budget: float
-    params: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the events of a ledger add up to."""
-
-    uid: str = ""
-    created: float = 0.0
-    jobs: tuple[Job, ...] = ()
-    batches: tuple[Batch, ...] = ()
-    rungs: tuple[Rung, ...] = ()
-
-    def next_job(self) -> str:
-        """The name of the next job: with a random study id, so that no other study has it."""
-        return f"swp-{self.uid}-{len(self.jobs) + 1:04d}"
-
-
-def replay(events: Iterable[Event]) -> Record:
-    """The record after these events; pure."""
-    uid, created = "", 0.0
-    jobs: list[Job] = []
-    batches: list[Batch] = []
-    rungs: list[Rung] = []
-    for event in events:
-        match event["event"]:
-            case "study":
-                uid, created = event["uid"], event["time"]
-            case "intent":
-                grants = tuple((run, attempt) for run, attempt in event["grants"])
-                jobs.append(
-                    Job(event["job"], event["stage"], grants, event["world_size"], event["time"])
-                )
-            case "batch":
-                points = tuple((budget, size, seed) for budget, size, seed in event["points"])
-                batches.append(Batch(tuple(event["saw"]), points, event["why"]))
-            case "rung":
-                rungs.append(Rung(tuple(event["saw"]), event["budget"], event["params"]))
-            case _:
-                # Said for people: what they announce has a record of its own (promotion.json).
-                pass
-    return Record(uid, created, tuple(jobs), tuple(batches), tuple(rungs))
+from sweeper.record import Event, Record, replay
 
 
 def _line(event: Event) -> bytes:
@@ -144,7 +66,6 @@ class Ledger:
         if good < len(content):
             os.truncate(path, good)
         self.record = replay(events)
-        self._events = events
         if not self.record.uid:
             self.append({"event": "study", "uid": uuid.uuid4().hex[:8]})
 
@@ -155,8 +76,8 @@ class Ledger:
             file.write(b"".join(map(_line, stamped)))
             file.flush()
             os.fsync(file.fileno())
-        self._events.extend(stamped)
-        self.record = replay(self._events)
+        for event in stamped:
+            self.record.add(event)
 
 
 def read(path: Path) -> Record:

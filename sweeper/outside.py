@@ -1,31 +1,18 @@
 """Rows that a study was given from outside: kept in one file, among its points ever after."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
-from analysis import store
+from analysis import imported, store
 from analysis.law import scientific
 from analysis.points import Points, of_frame
 from analysis.report import write as report
-from sweeper.errors import UserError
 from sweeper.folders import StudyDir
-from sweeper.results import opened
-from sweeper.study import NAME
-
-
-def check_name(name: str) -> str:
-    """The name of a study. Raises UserError for one that no study file could have."""
-    if not re.fullmatch(NAME, name):
-        raise UserError(
-            f"--study {name!r} is no name of a study; use a to z, 0 to 9, - and _, at most 63 of "
-            "them, the first a letter or a digit"
-        )
-    return name
+from sweeper.opening import opened, reading
 
 
 def keep(place: StudyDir, rows: pl.DataFrame) -> str:
@@ -49,7 +36,7 @@ def keep(place: StudyDir, rows: pl.DataFrame) -> str:
 def refresh(place: StudyDir) -> None:
     """Bring the study's store up to date with the rows kept."""
     with opened(place) as con:
-        store.ingest_imported(con, place.name, place.imported)
+        imported.ingest(con, place.name, place.imported)
         if not place.resolved.exists():
             about = {"question": "Runs from outside", "metric": "loss"}
             store.replace(con, "studies", place.name, [about])
@@ -57,7 +44,7 @@ def refresh(place: StudyDir) -> None:
 
 def points(place: StudyDir) -> Points:
     """The points of a study, its own and those from outside, with all columns these came with."""
-    with opened(place) as con:
+    with reading(place) as con:
         rows = store.points(con, place.name)
     if place.imported.exists():
         brought = pl.read_parquet(place.imported)
@@ -69,7 +56,7 @@ def points(place: StudyDir) -> Points:
 def write_report(place: StudyDir) -> Path:
     """Write the report of a study that has imported rows alone."""
     refresh(place)
-    with opened(place) as con:
+    with reading(place) as con:
         report.write(con, place.name, place.report)
     return place.report
 

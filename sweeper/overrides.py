@@ -46,23 +46,20 @@ def with_values(model: M, values: Mapping[str, Any]) -> M:
 
     Raises ValueError for a path that does not exist or a value that the model refuses.
     """
-    content: Any = _editable(model.model_dump())
+    content: Any = model.model_dump()
     for path, value in values.items():
-        *parents, last = path.split(".")
-        place = content
-        for key in parents:
-            place = place[_key(place, key, path)]
-        # A new key of a dict is the model's to refuse: a mapping of sources may take it.
-        place[last if isinstance(place, dict) else _key(place, last, path)] = value
+        content = _set(content, path.split("."), value, path)
     return type(model).model_validate(content)
 
 
-def _editable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _editable(one) for key, one in cast("dict[str, Any]", value).items()}
-    if isinstance(value, tuple):
-        return [_editable(one) for one in cast("tuple[Any, ...]", value)]
-    return value
+def _set(place: Any, keys: list[str], value: Any, path: str) -> Any:
+    """The place with a value below it: its dicts are changed, its tuples become lists."""
+    first, *rest = keys
+    content: Any = list(cast("tuple[Any, ...]", place)) if isinstance(place, tuple) else place
+    # A new key of a dict is the model's to refuse: a mapping of sources may take it.
+    key = first if isinstance(place, dict) and not rest else _key(content, first, path)
+    content[key] = _set(content[key], rest, value, path) if rest else value
+    return content
 
 
 def _key(place: Any, key: str, path: str) -> str | int:

@@ -7,24 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from model.config import params_active
-from sweeper.designs import with_digest
+from model.counts import params_active
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir
 from sweeper.gates import GateResult
-from sweeper.recipe import horizon, micro_batch, pretrain_spec, shape
+from sweeper.planner import with_digest
+from sweeper.rates import micro_batch
+from sweeper.recipe import horizon, pretrain_spec, shape
 from sweeper.runs import RunView, planned_flops
 from sweeper.speed import Speed
 from sweeper.study import PostTraining, Study
 from sweeper.study_file import explain
-from train.config import Frozen, OptimConfig, RunSpec, ScheduleConfig, run_id
+from sweeper.trial import NO_TRIAL
+from train.config import Frozen, ObjectiveConfig, RunSpec, run_id
 from train.runlog import create_exclusive
 
 if TYPE_CHECKING:
     from analysis.law import Forecast
-
-# Promoted runs answer no trial of a design.
-NO_TRIAL = -1
 
 
 class Cost(Frozen):
@@ -112,16 +111,15 @@ def pretraining(study: Study, params: float, budget: float, trial: int) -> RunSp
 
 def _next_stage(study: Study, stage: PostTraining, parent: RunSpec) -> RunSpec:
     """A stage that starts from its parent's weights, with tokens and rate of its own."""
-    warmup = int(study.base.schedule.warmup_fraction * stage.tokens)
     content = parent.model_dump() | {
         "stage": stage.stage,
         "parent": run_id(parent),
         "tokens": stage.tokens,
         "batch": micro_batch(study.base, study.promotion.dp),
-        "optim": OptimConfig(lr=stage.lr, **study.base.optim.model_dump()),
-        "schedule": ScheduleConfig(
-            warmup_tokens=warmup, final_fraction=study.base.schedule.final_fraction
-        ),
+        "optim": study.base.optim.at(stage.lr),
+        "schedule": study.base.schedule.over(stage.tokens),
+        "objective": ObjectiveConfig(),
+        "phases": (),
     }
     return RunSpec.model_validate(content)
 

@@ -22,7 +22,7 @@ from analysis.law import finite
 from sweeper.designs import expand
 from sweeper.folders import StudyDir, driver_lock
 from sweeper.launch import Standing, run_rung, run_trials, stand
-from sweeper.runs import RunView, planned_flops
+from sweeper.runs import RunView, own_flops
 from sweeper.simulated import SimulatedDriver, Trainer
 from sweeper.speed import Speed
 from sweeper.study import Study
@@ -174,7 +174,7 @@ def _run(study: Study, place: StudyDir, trainer: Trainer) -> Standing:
 
 def _flops(run: RunView) -> float:
     """What a run cost; one that died for good is counted whole, for nobody knows when it did."""
-    return run.result.flops if run.result else planned_flops(run.spec)
+    return run.result.trained_flops if run.result else own_flops(run.spec)
 
 
 def _held_by(standing: Standing) -> tuple[str, ...]:

@@ -1,25 +1,22 @@
 """The store of a study brought up to date: what the driver knows, and what the runs measured."""
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import duckdb
 import polars as pl
 
-from analysis import store
+from analysis import imported, store
 from analysis.ablation.effects import Effect, effects
 from analysis.ablation.levels import ablation_rows, baseline_levels
 from analysis.ablation.multiplier import Multiplier, multipliers
 from analysis.forecast import fit_row, panel, promotable
 from analysis.law import Fit, Forecast, NotEnough
 from analysis.runs import prepare
-from sweeper.designs import Planned
-from sweeper.errors import UserError
 from sweeper.folders import StudyDir
-from sweeper.jobs import scan
-from sweeper.ledger import Record
+from sweeper.opening import opened
+from sweeper.planner import Planned
 from sweeper.promote import Promotion
+from sweeper.record import Event, Job, Record
 from sweeper.runs import RunView
 from sweeper.study import Study
 
@@ -39,24 +36,6 @@ class Findings:
     rung: Forecast | None = None
 
 
-@contextmanager
-def opened(place: StudyDir) -> Generator[store.Connection]:
-    """The store of a study for writing; a damaged one is made again, for it is derived.
-
-    Raises UserError where another process keeps it open.
-    """
-    with ExitStack() as stack:
-        try:
-            con = stack.enter_context(store.connect(place.store))
-        except store.StoreBusy as error:
-            raise UserError(str(error)) from error
-        except duckdb.Error:
-            for leftover in place.path.glob(f"{place.store.name}*"):
-                leftover.unlink()
-            con = stack.enter_context(store.connect(place.store))
-        yield con
-
-
 def refresh(
     place: StudyDir,
     study: Study,
@@ -66,29 +45,32 @@ def refresh(
     promotion: Promotion | None,
     rung: Planned | None,
 ) -> Findings:
-    """Write all derived tables of a study, ingest its runs, fit, and forecast the target."""
+    """Write all derived tables of a study, ingest its runs, fit, and forecast the target.
+
+    The store is closed while the laws are fitted, for others to open. Raises StoreBusy.
+    """
     trials = [*planned, *([rung] if rung else [])]
-    living = scan(place.home).names
-    with opened(place) as con:
+
+    def gather(con: store.Connection) -> pl.DataFrame:
         store.replace(con, "studies", study.name, [_study_row(study, record)])
         store.replace(con, "trials", study.name, [_trial_row(p) for p in trials])
-        store.replace(con, "jobs", study.name, _job_rows(record, living))
-        store.ingest(con, place.runs, {name: run.state for name, run in views.items()})
-        store.ingest_imported(con, study.name, place.imported)
-        found = find(store.points(con, study.name), study)
+        store.replace(con, "jobs", study.name, _job_rows(record, views))
+        store.append_changes(con, study.name, list(map(_change_row, record.changes)))
+        store.ingest(con, place.runs, {n: (run.state, run.message) for n, run in views.items()})
+        imported.ingest(con, study.name, place.imported)
+        return store.points(con, study.name)
+
+    with opened(place) as con:
+        points, path = gather(con), store.path(con)
+    found = find(points, study)
+    with opened(place) as con:
+        # Somebody may have taken the store in between, and this be the spare.
+        if store.path(con) != path:
+            gather(con)
         store.replace(con, "fits", study.name, [fit_row(study.name, fit) for fit in found.fits])
         rows = [_promotion_row(promotion)] if promotion else []
         store.replace(con, "promotions", study.name, rows)
     return found
-
-
-def ask(place: StudyDir, sql: str) -> pl.DataFrame:
-    """Rows of a query that can only read. Raises UserError for bad SQL."""
-    try:
-        with store.connect(place.store, read_only=True) as con:
-            return store.query(con, sql)
-    except (duckdb.Error, store.StoreBusy) as error:
-        raise UserError(str(error)) from error
 
 
 def find(points: pl.DataFrame, study: Study) -> Findings:
@@ -129,12 +111,27 @@ def _trial_row(planned: Planned) -> dict[str, object]:
     }
 
 
-def _job_rows(record: Record, living: frozenset[str]) -> list[dict[str, object]]:
+def _change_row(event: Event) -> dict[str, object]:
+    names = ("time", "state", "cause", "attempt", "job")
+    return {"run_id": event["run"], **{name: event[name] for name in names}}
+
+
+def _job_state(job: Job, views: Mapping[str, RunView]) -> str:
+    """A job by its runs: at work on one, waiting with one, or gone."""
+    if job.refused:
+        return "REFUSED"
+    runs = [views[run] for run, _ in job.grants if run in views]
+    if any(run.state == "RUNNING" and run.job in job.names for run in runs):
+        return "RUNNING"
+    return "QUEUED" if any(run.state == "QUEUED" for run in runs) else "GONE"
+
+
+def _job_rows(record: Record, views: Mapping[str, RunView]) -> list[dict[str, object]]:
     return [
         {
             "job": job.name,
             "stage": job.stage,
-            "state": "RUNNING" if job.name in living else "GONE",
+            "state": _job_state(job, views),
             "submitted": job.time,
             "run_ids": [run for run, _ in job.grants],
         }

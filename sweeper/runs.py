@@ -1,23 +1,22 @@
-"""The state of every run, from run directories and living jobs alone."""
+"""The state of every run, from run directories, living jobs and what was decided of it."""
 
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.config import flops_per_token
-from sweeper.jobs import Scan, scan
-from sweeper.ledger import Job
-from train.config import RunSpec, State, run_id
-from train.runlog import Attempt, Cause, Failure, Result, RunDir
+from model.counts import flops_per_token
+from sweeper.elsewhere import Elsewhere, is_here
+from sweeper.jobs import Backend, Scan
+from sweeper.record import UNDECIDED, Decision, Job, Record
+from sweeper.verdict import deadly_nodes, ends, given_up
+from train.config import RunSpec, State
+from train.lineage import leaf, state, to_train
+from train.runlog import CHECKPOINT_MANIFEST, Attempt, Failure, Result, RunDir
 
 TERMINAL: frozenset[State] = frozenset({"DONE", "DIVERGED", "FAILED", "PRUNED", "CANCELLED"})
-
-# How often a run may be tried. An exception of the code comes again; a kill, a full disk or
-# memory taken by others need not.
-ATTEMPTS: dict[Cause, int] = {"exception": 1, "out_of_memory": 3, "disk_full": 3, "killed": 3}
 
 TAIL_BYTES = 4096
 SETTLED_NANOSECONDS = 2_000_000_000
@@ -25,16 +24,31 @@ SETTLED_NANOSECONDS = 2_000_000_000
 
 @dataclass(frozen=True)
 class Files:
-    """What a run directory holds: its result, its attempts, and the failure of the latest."""
+    """What a run directory holds: its result, its attempts, and how they ended."""
 
     result: Result | None = None
     attempts: tuple[Attempt, ...] = ()
-    failure: Failure | None = None
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether the latest attempt left no word of how it ended; it may be at work."""
+        number = self.attempts[-1].number if self.attempts else 0
+        return bool(self.attempts) and all(f.attempt != number for f in self.failures)
+
+
+# What was read of each run, with the time its directory changed last.
+Read = dict[str, tuple[int, Files]]
 
 
 @dataclass(frozen=True)
 class RunView:
-    """One run as it stands; `attempts` were claimed, `job` claimed the latest."""
+    """One run as it stands; `attempts` were claimed, `job` claimed the latest, on `host`.
+
+    `message` says why it is no further and `cause` how the latest attempt ended; `unsaid`: that is
+    over without a word. It died on the nodes of `avoid`, which may be their fault. One that `waits`
+    has nothing to begin with yet.
+    """
 
     run_id: str
     spec: RunSpec
@@ -43,6 +57,11 @@ class RunView:
     job: str = ""
     message: str = ""
     result: Result | None = None
+    host: str = ""
+    cause: str = ""
+    unsaid: bool = False
+    avoid: tuple[str, ...] = ()
+    waits: bool = False
 
     @property
     def finished(self) -> bool:
@@ -59,82 +78,133 @@ class Progress:
 
 
 def planned_flops(spec: RunSpec) -> float:
-    """FLOPs that a run will have spent at its horizon."""
+    """FLOPs that a run's model will have seen at its horizon, whoever spent them."""
     return spec.tokens * flops_per_token(spec.model)
 
 
-def view(spec: RunSpec, files: Files, jobs: Mapping[str, Job | None], lives: bool) -> RunView:
+def own_flops(spec: RunSpec) -> float:
+    """Those of them that the run itself spends: a branch goes on from its trunk."""
+    return to_train(spec) * flops_per_token(spec.model)
+
+
+def view(
+    name: str,
+    spec: RunSpec,
+    files: Files,
+    granted: frozenset[tuple[str, int]] | set[tuple[str, int]],
+    lives: bool,
+    decision: Decision = UNDECIDED,
+) -> RunView:
     """The state of one run; pure. `lives`: the job of the latest attempt does.
 
-    `jobs` are the living ones by name, with their grants where they are this study's. A run without
-    a result is RUNNING while the job of its latest attempt lives, FAILED when it was tried often
-    enough, else QUEUED in a living job's list or PLANNED.
+    `granted` are the attempts that living jobs may claim. A result stands whatever else is; then a
+    decision; then the latest attempt, while it has not ended and its job lives. A run that ended
+    otherwise is given up by the rules of `verdict`, or waits for its next attempt.
     """
-    name, attempts = run_id(spec), len(files.attempts)
-    job = files.attempts[-1].job if files.attempts else ""
+    latest = files.attempts[-1] if files.attempts else None
+    number = latest.number if latest else 0
+    seen = RunView(
+        run_id=name,
+        spec=spec,
+        state="PLANNED",
+        attempts=number,
+        job=latest.job if latest else "",
+        host=latest.host if latest else "",
+    )
     if files.result is not None:
-        state = files.result.state
-        return RunView(name, spec, state, attempts, job, files.result.cause, files.result)
-    # Without a failure file the process was killed: no attempt says so of itself.
-    cause: Cause = files.failure.cause if files.failure else "killed"
-    spent = attempts >= ATTEMPTS[cause]
-    if files.failure and spent:
-        return RunView(name, spec, "FAILED", attempts, job, files.failure.message)
-    # Another attempt follows only when the process of this one is gone.
-    if attempts and lives:
-        return RunView(name, spec, "RUNNING", attempts, job)
-    if spent:
-        message = f"killed: {attempts} attempts ended without a word"
-        return RunView(name, spec, "FAILED", attempts, job, message)
-    grant = (name, attempts + 1)
-    queued = any(known is not None and grant in known.grants for known in jobs.values())
-    return RunView(name, spec, "QUEUED" if queued else "PLANNED", attempts, job)
+        done = files.result
+        return replace(seen, state=done.state, message=done.cause, result=done)
+    if files.unsaid and lives:
+        return replace(seen, state="RUNNING")
+    if decision.state is not None:
+        return replace(seen, state=decision.state, message=decision.cause, unsaid=files.unsaid)
+    found = ends(files.attempts, files.failures, decision.after)
+    cause, avoid = found[-1].cause if found else "", deadly_nodes(files.attempts, found)
+    seen = replace(seen, cause=cause, unsaid=files.unsaid, avoid=avoid)
+    if why := given_up(spec, found):
+        return replace(seen, state="FAILED", message=why)
+    # A scheduler starts an interrupted job again, and that goes on by itself.
+    resumes = lives and bool(found) and found[-1].cause in ("preempted", "timeout")
+    queued = resumes or (name, number + 1) in granted
+    message = f"{found[-1].cause}: {found[-1].message}" if found else ""
+    state: State = "QUEUED" if queued else "PLANNED"
+    return replace(seen, state=state, message=message)
 
 
 class Runs:
-    """Looks at run directories again and again, reading only those that changed."""
+    """Looks at run directories again and again, reading only those that changed.
 
-    def __init__(self, folder: Path, specs: Iterable[RunSpec]) -> None:
+    `specs` are the runs by id. Those who share `read` share what they have read.
+    """
+
+    def __init__(
+        self, folder: Path, specs: Mapping[str, RunSpec], read: Read | None = None
+    ) -> None:
         self.folder = folder
-        self.specs: dict[str, RunSpec] = {}
-        self.add(specs)
-        self._read: dict[str, tuple[int, Files]] = {}
+        self.specs = dict(specs)
+        self._read: Read = {} if read is None else read
         self._first_seen: dict[tuple[str, int], float] = {}
+        self._now: dict[str, Files] = {}
+        self._states: dict[str, Path] = {}
+        self._elsewhere = Elsewhere(folder)
 
-    def add(self, specs: Iterable[RunSpec]) -> None:
+    def add(self, specs: Mapping[str, RunSpec]) -> None:
         """Look at these runs too."""
-        for spec in specs:
-            self.specs.setdefault(run_id(spec), spec)
+        self.specs |= {name: spec for name, spec in specs.items() if name not in self.specs}
 
-    def look(self, jobs: Sequence[Job], scan: Scan) -> dict[str, RunView]:
+    def look(self, record: Record, scan: Scan) -> dict[str, RunView]:
         """All runs by id, in the order of their specs.
 
         A job is gone when a scan after its attempt was first seen does not find it: a job that
         started after the scan would otherwise be taken for a dead one, and its run be given twice.
+        One that the scan cannot see is judged by what its attempt writes.
         """
-        known = {job.name: job for job in jobs}
-        living = {name: known.get(name) for name in scan.names}
+        granted = grants(record, scan)
+        own = frozenset(name for job in record.jobs for name in job.names)
         views: dict[str, RunView] = {}
         for name, spec in self.specs.items():
-            files = self._files(name)
-            views[name] = view(spec, files, living, self._lives(name, files, scan))
+            files = self._now[name] = self._files(name)
+            lives = files.result is None and self._lives(name, files, scan, own)
+            decision = record.decisions.get(name, UNDECIDED)
+            seen = view(name, spec, files, granted, lives, decision)
+            seen = _after_parent(seen, views, self.specs)
+            trunk = views.get(spec.trunk) if spec.trunk else None
+            views[name] = after_trunk(seen, trunk, self._has_state) if trunk else seen
         return views
 
-    def _lives(self, name: str, files: Files, scan: Scan) -> bool:
+    def seen(self) -> Mapping[str, Files]:
+        """What the directories held at the last look, by run."""
+        return self._now
+
+    def _has_state(self, run: RunView) -> bool:
+        """Whether the state that a branch leaves its trunk from is kept."""
+        if run.run_id not in self._states:
+            where = state(self.folder.parent, run.spec, leaf(run.spec))
+            self._states[run.run_id] = where / CHECKPOINT_MANIFEST
+        return self._states[run.run_id].exists()
+
+    def _lives(self, name: str, files: Files, scan: Scan, own: frozenset[str]) -> bool:
         if not files.attempts:
             return False
         latest = files.attempts[-1]
         key = (name, latest.number)
         seen = self._first_seen.setdefault(key, time.monotonic())
-        return latest.job in scan.names or seen >= scan.time
+        if latest.job in scan.names or seen >= scan.time:
+            return True
+        # A scheduler knows its own jobs wherever they run; else a scan sees this machine alone.
+        known = latest.job in scan.ended or (scan.everywhere and latest.job in own)
+        return not known and not is_here(latest.host) and self._elsewhere.writes(name, latest)
 
     def _files(self, name: str) -> Files:
+        known = self._read.get(name)
+        # A result stands for ever.
+        if known is not None and known[1].result is not None:
+            return known[1]
         folder = self.folder / name
         try:
             changed = os.stat(folder).st_mtime_ns
         except FileNotFoundError:
             return Files()
-        known = self._read.get(name)
         if known is not None and known[0] == changed:
             return known[1]
         now = time.time_ns()
@@ -145,17 +215,82 @@ class Runs:
         return files
 
 
-def look_now(runs: Runs, jobs: Sequence[Job], home: Path) -> dict[str, RunView]:
-    """All runs by id, with a scan of the processes made after their attempts were seen."""
-    runs.look(jobs, Scan())
-    return runs.look(jobs, scan(home))
+def deaths(seen: Mapping[str, Files], record: Record) -> dict[str, set[str]]:
+    """The runs that died on each node, for what may be the node's fault.
+
+    What a person had tried anew does not count any more.
+    """
+    found: dict[str, set[str]] = {}
+    for run, files in seen.items():
+        after = record.decisions.get(run, UNDECIDED).after
+        over = files.attempts[:-1] if files.unsaid else files.attempts
+        for node in deadly_nodes(over, ends(over, files.failures, after)):
+            found.setdefault(node, set()).add(run)
+    return found
+
+
+def grants(record: Record, scan: Scan) -> set[tuple[str, int]]:
+    """The attempts that living jobs of this study may claim."""
+    return {
+        grant
+        for job in record.jobs
+        for index, name in enumerate(job.names)
+        if name in scan.names
+        for grant in job.share(index)
+    }
+
+
+def _after_parent(
+    run: RunView, views: Mapping[str, RunView], specs: Mapping[str, RunSpec]
+) -> RunView:
+    """A run whose parent came to no good end cannot start."""
+    parent = views.get(run.spec.parent or "") if run.spec.parent in specs else None
+    if run.finished or parent is None or not parent.finished or parent.state == "DONE":
+        return run
+    return replace(run, state="CANCELLED", message=f"its parent {parent.run_id} is {parent.state}")
+
+
+def after_trunk(run: RunView, trunk: RunView, has_state: Callable[[RunView], bool]) -> RunView:
+    """A branch that never began needs its trunk's state, and ends as a trunk that cannot give it.
+
+    Where a trunk is done and the state is not there, a branch goes on from what there is.
+    """
+    if run.finished or run.attempts or trunk.state == "DONE" or has_state(run):
+        return run
+    if not trunk.finished:
+        return replace(run, waits=True, message=f"waits for its trunk {trunk.run_id}")
+    # Alone it would have gone the same way.
+    end: State = "DIVERGED" if trunk.state == "DIVERGED" else "CANCELLED"
+    why = f"its trunk {trunk.run_id} is {trunk.state}"
+    return replace(run, state=end, message=f"{why}: {trunk.message}" if trunk.message else why)
+
+
+def unfinished(record: Record, views: Mapping[str, RunView]) -> list[Job]:
+    """The jobs that may still do something: some run that was granted to them has no end yet.
+
+    Among them those of other studies that hold a run of ours.
+    """
+    open_runs = {name for name, run in views.items() if not run.finished}
+    known = {name for job in record.jobs for name in job.names}
+    others = {views[run].job for run in open_runs} - known - {""}
+    return [Job(name, "trials", (), 1, 0.0) for name in sorted(others)] + [
+        job
+        for job in record.jobs
+        if not job.refused and (not job.grants or any(run in open_runs for run, _ in job.grants))
+    ]
+
+
+def look_now(runs: Runs, record: Record, backend: Backend) -> tuple[dict[str, RunView], Scan]:
+    """All runs by id, with a scan of their jobs made after their attempts were seen."""
+    scan = backend.scan(unfinished(record, runs.look(record, Scan())))
+    return runs.look(record, scan), scan
 
 
 def read_files(run: RunDir) -> Files:
     """What a run directory holds now."""
+    result = run.result()
     attempts = tuple(run.attempts())
-    failure = run.failure(attempts[-1].number) if attempts else None
-    return Files(run.result(), attempts, failure)
+    return Files(result, attempts, () if result else tuple(run.failures()))
 
 
 def progress(run: RunDir, attempt: int) -> Progress | None:

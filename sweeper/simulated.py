@@ -9,20 +9,26 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from model.config import flops_per_token, params_active, params_non_embedding, params_total
-from sweeper.driver import Driver, Finished, Request, next_jobs
+from model.counts import flops_per_token, params_active, params_non_embedding, params_total
+from sweeper.dispatch import Request, next_jobs
+from sweeper.driver import Driver, Finished, Hopeless, keep_all
 from sweeper.folders import StudyDir
-from sweeper.ledger import Stage
-from sweeper.runs import ATTEMPTS, Runs, look_now
+from sweeper.local import InProcess
+from sweeper.record import Stage
+from sweeper.runs import Runs, look_now
 from sweeper.speed import Speed
 from sweeper.study import Study
 from sweeper.truth import Law
 from sweeper.watch import Display
 from train.config import DataConfig, RunSpec, run_id
-from train.runlog import Attempt, Failure, Result, RunDir
+from train.lineage import to_train
+from train.runlog import Attempt, Cause, Failure, Result, RunDir
+
+# What an attempt may be drawn to die of.
+DEATHS: tuple[Cause, ...] = ("disk_full", "exception", "killed", "out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Trainer:
         if chance.random() >= self.fail:
             run.write_result(self.result(run.spec()))
             return
-        cause = chance.choice(sorted(ATTEMPTS))
+        cause = chance.choice(DEATHS)
         # A killed process leaves no word.
         if cause != "killed":
             message = f"attempt {number} was drawn to die of {cause}"
@@ -69,15 +75,18 @@ class Trainer:
         loss *= math.exp(self.noise * self._chance(name, "noise").gauss(0, 1))
         chance = self._chance(name, "divergence")
         diverged = chance.random() < self.diverge
+        inherited = tokens - to_train(spec)
         if diverged:
             batch = spec.batch.global_batch_tokens
-            tokens = max(1, int(chance.random() * tokens / batch)) * batch
-        part = tokens / spec.tokens
+            own = max(1, int(chance.random() * (tokens - inherited) / batch)) * batch
+            tokens = inherited + own
+        part = (tokens - inherited) / (spec.tokens - inherited)
         return Result(
             run_id=name,
             state="DIVERGED" if diverged else "DONE",
             cause="diverged" if diverged else "",
             tokens=tokens,
+            inherited_tokens=inherited,
             flops=tokens * flops_per_token(model),
             nats_per_token=None if diverged else loss,
             bits_per_byte=None,
@@ -86,7 +95,7 @@ class Trainer:
             params_active=params_active(model),
             seconds=part * self.speed.seconds(spec),
             gpu_hours=part * self.speed.gpu_hours(spec),
-            tokens_per_second=spec.tokens / self.speed.seconds(spec),
+            tokens_per_second=to_train(spec) / self.speed.seconds(spec),
         )
 
     def _chance(self, name: str, what: str) -> random.Random:
@@ -98,29 +107,35 @@ class SimulatedDriver(Driver):
     """A driver whose jobs are done at once, by a simulated trainer in this process."""
 
     def __init__(self, study: Study, place: StudyDir, display: Display, trainer: Trainer) -> None:
-        super().__init__(study, place, trainer.speed, display)
+        super().__init__(study, place, trainer.speed, display, InProcess(place.home))
         self.trainer = trainer
 
     def prepare(self, configs: Iterable[DataConfig]) -> None:
         """Nothing: no text is read."""
 
-    def drive(self, stage: Stage, specs: Sequence[RunSpec], on_finished: Finished) -> None:
+    def drive(
+        self,
+        stage: Stage,
+        specs: Mapping[str, RunSpec],
+        on_finished: Finished,
+        hopeless: Hopeless = keep_all,
+    ) -> None:
         """Bring every run to an end by the policy of real ones, without waiting for anything.
 
         What is asked for as results arrive is asked when all of a list have one.
         """
-        runs = Runs(self.place.runs, ())
+        runs = Runs(self.place.runs, {}, self.read)
         self._add(runs, specs)
         ended = -1
         while True:
-            views = look_now(runs, self.ledger.record.jobs, self.place.home)
+            views, _ = look_now(runs, self.ledger.record, self.backend)
             if (now_ended := sum(run.finished for run in views.values())) > ended:
                 ended = now_ended
-                self._add(runs, on_finished(views) or ())
+                self._add(runs, on_finished(views) or {})
             if ended == len(runs.specs):
                 return
             # Workers of one list share it; the first of them leaves nothing to the others.
-            requests = next_jobs(views.values(), (), self.study.cluster, self.speed)
+            requests = next_jobs(views, (), self.study.cluster, self.speed)
             for request in dict.fromkeys(requests):
                 self._do(stage, request)
 

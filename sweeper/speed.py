@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from model.config import params_active
-from sweeper.runs import planned_flops
+from model.counts import params_active
+from sweeper.runs import own_flops
 from train.config import RunSpec
 from train.runlog import Result, RunDir
 
@@ -35,7 +35,7 @@ class Speed:
     def seconds(self, spec: RunSpec) -> float:
         """Expected seconds of a run on its own processes."""
         rate = self.flops_per_second(params_active(spec.model)) * spec.parallel.dp
-        return planned_flops(spec) / rate
+        return own_flops(spec) / rate
 
     def gpu_hours(self, spec: RunSpec) -> float:
         """Expected seconds times processes, in hours; a process without a GPU counts as one."""
@@ -49,9 +49,9 @@ def _estimate(params: int) -> float:
 def calibrate(results: Iterable[Result]) -> Speed:
     """The median ratio of measured to estimated FLOP/s a process."""
     ratios = [
-        result.flops / (3600 * result.gpu_hours) / _estimate(result.params_active)
+        result.trained_flops / (3600 * result.gpu_hours) / _estimate(result.params_active)
         for result in results
-        if result.flops > 0 and result.gpu_hours > 0
+        if result.trained_flops > 0 and result.gpu_hours > 0
     ]
     return Speed(median(ratios), len(ratios)) if ratios else Speed()
 

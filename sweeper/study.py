@@ -4,100 +4,42 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sweeper import axes as space
+from sweeper.axes import Axis, Constraint
+from sweeper.cluster import LOCAL, AnyCluster, Debug
+from sweeper.cluster import Cluster as Cluster
+from sweeper.cluster import Slurm as Slurm
+from sweeper.folders import NAME
+from sweeper.layouts import (
+    Adaptive,
+    Fractional,
+    Grid,
+    IsoFLOP,
+    OneAtATime,
+    Positive,
+    Pruning,
+    Random,
+    Search,
+    Seed,
+    Sobol,
+)
 from sweeper.overrides import value_at, with_values
+from sweeper.rates import micro_batch
 from sweeper.recipe import Recipe
+from sweeper.trunk_rules import check as check_trunks
 from train.config import Frozen
 
-Level = bool | int | float | str
 Metric = Literal["val/nats_per_token"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
-
-class Axis(Frozen):
-    """One knob of the recipe and the levels it is tried at; the baseline is the recipe's own."""
-
-    name: str = Field(pattern=NAME)
-    path: str
-    levels: tuple[Level, ...] = Field(min_length=2)
-    scale: Literal["categorical", "linear", "log"] = "categorical"
-
-    @model_validator(mode="after")
-    def _legal(self) -> Self:
-        if len(set(self.levels)) < len(self.levels):
-            raise ValueError(f"levels={self.levels} repeat a level; name each once")
-        numbers = all(isinstance(x, int | float) and x is not True for x in self.levels)
-        if self.scale != "categorical" and not numbers:
-            raise ValueError(f"scale={self.scale!r} needs numbers, but levels={self.levels}")
-        return self
-
-
-class IsoFLOP(Frozen):
-    """A ladder: at every budget of the study, sizes around the expected optimum.
-
-    Sizes run geometrically from centre / spread to centre x spread, where the centre spends the
-    budget at `tokens_per_param` tokens an active parameter.
-    Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; about 20 tokens a parameter.
-    """
-
-    kind: Literal["isoflop"] = "isoflop"
-    # A parabola and its noise need four points; fewer are refused by the fit.
-    sizes_per_budget: int = Field(default=5, ge=4, le=100)
-    spread: float = Field(default=4.0, gt=1)
-    tokens_per_param: Positive = 20.0
-
-
-class Adaptive(Frozen):
-    """A ladder that grows: after a small start, the runs worth most to the forecast, a FLOP.
-
-    It starts with the `start_budgets` cheapest budgets of the study, laid out by `start`: four give
-    back-tests and minima to every law. Then batches of `batch` runs at any budget of the study,
-    sizes within the spread of the optimum fitted so far, until the calibrated interval at the
-    target is within `loss_within` and `params_within` (half its width in ln L and in ln N*), or
-    `flops` are spent.
-    """
-
-    kind: Literal["adaptive"] = "adaptive"
-    flops: Positive
-    loss_within: Positive = 0.03
-    params_within: Positive = 0.25
-    start: IsoFLOP = IsoFLOP()
-    start_budgets: int = Field(default=4, ge=3)
-    batch: int = Field(default=8, gt=0)
-
-
-class OneAtATime(Frozen):
-    """An ablation: each level of each axis against the baseline, everything else the same."""
-
-    kind: Literal["one_at_a_time"] = "one_at_a_time"
-    budget: Positive
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    tokens_per_param: Positive = 20.0
-
-
-class Grid(Frozen):
-    """Every combination of the levels of all axes, at every one of its budgets and seeds."""
-
-    kind: Literal["grid"] = "grid"
-    budgets: tuple[Positive, ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    tokens_per_param: Positive = 20.0
-
-
-Design = Annotated[IsoFLOP | Adaptive | OneAtATime | Grid, Field(discriminator="kind")]
-
-
-class Cluster(Frozen):
-    """Where jobs run: processes on this machine, at most `workers` at once."""
-
-    kind: Literal["local"] = "local"
-    workers: int = Field(default=2, gt=0)
-    # submitit's own default of two minutes would end a job in the middle of its work.
-    timeout_minutes: int = Field(default=30 * 24 * 60, gt=0)
-
-
-LOCAL = Cluster()
+Design = Annotated[
+    IsoFLOP | Adaptive | OneAtATime | Grid | Fractional | Random | Sobol | Search,
+    Field(discriminator="kind"),
+]
+# Designs that vary the axes, and those of them that draw points rather than take levels as given.
+OF_AXES = (OneAtATime, Grid, Fractional, Random, Sobol, Search)
+DRAWN = (Random, Sobol, Search)
+# Designs that ask for more trials as results arrive.
+GROWING = (Adaptive, Search)
 
 
 class GateLimits(Frozen):
@@ -153,7 +95,11 @@ class Study(Frozen):
     metric: Metric = "val/nats_per_token"
     axes: tuple[Axis, ...] = ()
     designs: tuple[Design, ...] = Field(min_length=1)
-    cluster: Cluster = LOCAL
+    constraints: tuple[Constraint, ...] = ()
+    pruning: Pruning | None = None
+    cluster: AnyCluster = LOCAL
+    # In the user's own money; `plan` says what the study costs where it is given.
+    gpu_hour_price: Positive | None = None
     promotion: PromotionPlan
 
     @model_validator(mode="after")
@@ -169,11 +115,22 @@ class Study(Frozen):
                 f"budget is {self.budgets[-1]:g}; raise the target or drop budgets"
             )
         self._check_rung()
-        for kind in ("one_at_a_time", "grid"):
-            if not self.axes and any(design.kind == kind for design in self.designs):
-                raise ValueError(f"design {kind!r} has no axes to vary; add axes=(Axis(...), ...)")
+        if isinstance(self.cluster, Debug) and self.promotion.dp > 1:
+            raise ValueError(
+                f"cluster debug is one process, and promotion.dp={self.promotion.dp} needs more; "
+                "add promotion.dp=1"
+            )
+        self._check_stages()
+        for design in self.designs:
+            if not self.axes and isinstance(design, OF_AXES):
+                raise ValueError(
+                    f"design {design.kind!r} has no axes to vary; add axes=(Axis(...), ...)"
+                )
         self._check_axes()
+        self._check_drawn()
+        self._check_growing()
         self._check_adaptive()
+        self._check_trunks()
         return self
 
     def _check_rung(self) -> None:
@@ -184,19 +141,64 @@ class Study(Frozen):
                 f"and the target {target:g}; use one such as {(top * target) ** 0.5:.2g}"
             )
 
+    def _check_drawn(self) -> None:
+        most = space.points(self.axes)
+        for design in self.designs:
+            if isinstance(design, DRAWN) and design.trials > most:
+                raise ValueError(
+                    f"trials={design.trials} of design {design.kind!r}, but the axes have only "
+                    f"{most:g} points; lower trials, or use a grid"
+                )
+            if isinstance(design, Search) and design.sampler == "cmaes":
+                ranges = sum(axis.scale != "categorical" for axis in self.axes)
+                if ranges < len(self.axes) or ranges < 2:
+                    raise ValueError(
+                        "sampler='cmaes' moves through two ranges or more and knows no choices: "
+                        "give every axis scale='linear' or 'log', or use sampler='tpe'"
+                    )
+
+    def _check_growing(self) -> None:
+        for kind in GROWING:
+            found = [design for design in self.designs if isinstance(design, kind)]
+            if len(found) > 1:
+                raise ValueError(
+                    f"{len(found)} {found[0].kind} designs would chase the same answer; keep one"
+                )
+
+    def _check_stages(self) -> None:
+        """A promoted run that cannot be laid out would be found out after the whole ladder."""
+        plan, tokens = self.promotion, self.base.batch.global_batch_tokens
+        size = micro_batch(self.base, plan.dp).micro_batch_size
+        for stage in plan.stages:
+            if stage.tokens < tokens:
+                raise ValueError(
+                    f"promotion.stages: {stage.stage} has {stage.tokens} tokens, less than one "
+                    f"batch of {tokens}; raise them, or shrink the batch"
+                )
+            if stage.stage == "dpo" and size % 2:
+                raise ValueError(
+                    f"promotion.stages: dpo with dp={plan.dp} has {size} sequences in a micro "
+                    "batch, an odd number, and keeps the two answers of a pair together; lower "
+                    "promotion.dp, or raise batch.micro_batch_size"
+                )
+
     def _check_adaptive(self) -> None:
         found = [design for design in self.designs if isinstance(design, Adaptive)]
-        if len(found) > 1:
-            raise ValueError(
-                f"{len(found)} adaptive designs would chase the same forecast; keep one, with "
-                "their flops together"
-            )
         for design in found:
             if design.start_budgets > len(self.budgets):
                 raise ValueError(
                     f"start_budgets={design.start_budgets} of an adaptive design, but the study "
                     f"has {len(self.budgets)} budgets; add budgets, or start with 3"
                 )
+            if design.start.trunks:
+                raise ValueError(
+                    "start.trunks=True of an adaptive design, which chooses each size anew; only "
+                    "a ladder of its own has trunks: leave it out"
+                )
+
+    def _check_trunks(self) -> None:
+        if any(isinstance(design, IsoFLOP) and design.trunks for design in self.designs):
+            check_trunks(self.base, self.budgets, self.pruning)
 
     def _check_axes(self) -> None:
         for field in ("name", "path"):

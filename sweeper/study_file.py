@@ -1,5 +1,6 @@
 """Study files: loaded, overridden and validated; every mistake is one message with its line."""
 
+import os
 import runpy
 import traceback
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from sweeper import recipe, study
-from sweeper.errors import UserError
+from sweeper.errors import UserError, shortened
 from sweeper.overrides import nearest, parse_override, with_values
 from sweeper.study import Study
 from train import config
@@ -37,13 +38,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     try:
         return with_values(found, dict(parse_override(text) for text in overrides))
     except ValueError as error:
-        raise UserError(f"override {' '.join(overrides)}: {explain(error)}") from error
+        said = " ".join(overrides)
+        said = said if len(said) <= 200 else f"{said[:197]}..."
+        raise UserError(f"override {said}: {explain(error)}") from error
 
 
 def _execute(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{path}: {what}; give the path of a study file such as studies/tiny.py")
+    # os.path, because a Path raises for a name that no file can have.
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise UserError(
+            f"{str(path)[:200]}: {what}; give the path of a study file such as studies/tiny.py"
+        )
     try:
         return runpy.run_path(str(path))
     except KeyboardInterrupt:
@@ -68,10 +74,21 @@ def explain(error: BaseException) -> str:
         return "\n  ".join(_explain_field(error, dict(detail)) for detail in error.errors())
     if isinstance(error, SyntaxError):
         line = (error.text or "").strip()
-        return f"syntax error: {error.msg}" + (f": {line}" if line else "")
+        said = line if len(line) <= 100 else f"{line[:97]}..."
+        return f"syntax error: {error.msg}" + (f": {said}" if said else "")
+    if isinstance(error, OverflowError):
+        return f"a number is too large to compute with ({error}); lower it"
     if isinstance(error, ValueError):
+        return _text(error)
+    return f"{type(error).__name__}: {_text(error)}"
+
+
+def _text(error: BaseException) -> str:
+    try:
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    # The class of an error may be the user's own.
+    except Exception:
+        return "an error without words"
 
 
 def _explain_field(error: ValidationError, detail: dict[str, Any]) -> str:
@@ -84,7 +101,7 @@ def _explain_field(error: ValidationError, detail: dict[str, Any]) -> str:
         return f"{field}: is missing from {error.title}(...)"
     if detail["type"] == "value_error":
         return f"{field}: {message}" if field else message
-    return f"{field}: {detail['input']!r} is not legal: {message}"
+    return f"{field}: {shortened(detail['input'])} is not legal: {message}"
 
 
 def _known(title: str, location: tuple[int | str, ...]) -> str:

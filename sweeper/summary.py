@@ -1,17 +1,23 @@
 """What a study says at its end, in words: forecast, gates, promotion, forecast against measured."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from model.config import params_active
+from model.counts import params_active
 from sweeper import promote
 from sweeper.folders import StudyDir
-from sweeper.launch import Standing
+from sweeper.promote import Promotion
+from sweeper.runs import RunView
 from sweeper.study import Study
 from sweeper.watch import duration, label, size
 
+if TYPE_CHECKING:
+    # Laws and statistics take a second to import.
+    from sweeper.launch import Standing
 
-def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
+
+def forecast_lines(standing: "Standing", study: Study) -> Iterator[str]:
     """N*, D* and the loss at the target with their intervals, and every doubt about them."""
     said = standing.findings.forecast
     if said is None:
@@ -26,7 +32,7 @@ def forecast_lines(standing: Standing, study: Study) -> Iterator[str]:
         yield f"  note: {doubt}"
 
 
-def _rung_lines(standing: Standing) -> Iterator[str]:
+def _rung_lines(standing: "Standing") -> Iterator[str]:
     """The loss forecast for the validation rung, and what its run measured."""
     said = standing.findings.rung
     if said is None:
@@ -44,7 +50,7 @@ def _rung_lines(standing: Standing) -> Iterator[str]:
     yield f"{line}; {size(run.spec)}, {run.spec.tokens:,} tokens: {run.state}{measured}"
 
 
-def effect_lines(standing: Standing) -> Iterator[str]:
+def effect_lines(standing: "Standing") -> Iterator[str]:
     """What each level of an axis does to the loss, and what its FLOPs are worth at the target."""
     for effect in standing.findings.effects:
         line = f"  {effect.axis}={effect.level}: {effect.verdict}"
@@ -61,7 +67,7 @@ def effect_lines(standing: Standing) -> Iterator[str]:
             )
 
 
-def gate_lines(standing: Standing) -> Iterator[str]:
+def gate_lines(standing: "Standing") -> Iterator[str]:
     """Every gate with what it saw: those of the promotion where there is one."""
     promotion, proposal = standing.promotion, standing.proposal
     results = promotion.gates if promotion else proposal.gates if proposal else ()
@@ -71,7 +77,7 @@ def gate_lines(standing: Standing) -> Iterator[str]:
         yield f"  {word}  {gate.name}: {seen} (limit {gate.limit:.4g}); {gate.why}"
 
 
-def cost_lines(standing: Standing) -> Iterator[str]:
+def cost_lines(standing: "Standing") -> Iterator[str]:
     """The run that a promotion would start, and its cost."""
     proposal = standing.proposal
     if proposal is None:
@@ -89,7 +95,7 @@ def cost_lines(standing: Standing) -> Iterator[str]:
     )
 
 
-def promotion_lines(standing: Standing, file: str) -> Iterator[str]:
+def promotion_lines(standing: "Standing", file: str) -> Iterator[str]:
     """The validation rung; what was promoted and how it compares, or what holds it."""
     promotion = standing.promotion
     yield from _rung_lines(standing)
@@ -111,7 +117,7 @@ def promotion_lines(standing: Standing, file: str) -> Iterator[str]:
         )
 
 
-def _held(standing: Standing, file: str) -> Iterator[str]:
+def _held(standing: "Standing", file: str) -> Iterator[str]:
     proposal = standing.proposal
     if proposal is None:
         yield "not promoted: there is no forecast to promote on"
@@ -127,16 +133,28 @@ def _held(standing: Standing, file: str) -> Iterator[str]:
         yield f"  to promote: sweeper promote {file}"
 
 
-def state_line(standing: Standing) -> str:
+def states(trials: int, views: Mapping[str, RunView]) -> str:
     """Runs by state."""
-    counts = Counter(run.state for run in standing.views.values())
-    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    return f"{len(standing.planned)} trials, {len(standing.views)} runs: {states}"
+    counts = Counter(run.state for run in views.values())
+    listed = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return f"{trials} trials, {len(views)} runs: {listed}"
 
 
-def failure_lines(standing: Standing, place: StudyDir) -> Iterator[str]:
-    """Every run that failed, why, and where to read more."""
-    for run in standing.failed:
+def failed(views: Mapping[str, RunView], promotion: Promotion | None) -> list[RunView]:
+    """Runs that gave no result, and promoted ones that diverged: a trial may."""
+    promoted = promotion.run_ids if promotion else ()
+    return [
+        run
+        for name, run in views.items()
+        if run.state == "FAILED" or (run.state == "DIVERGED" and name in promoted)
+    ]
+
+
+def failure_lines(runs: Sequence[RunView], place: StudyDir) -> Iterator[str]:
+    """Every run that failed, why, where to read more, and what to type next."""
+    for run in runs:
         yield f"{run.state} {label(run.spec)} (run {run.run_id}): {run.message}"
         yield f"  log: {place.logs(run.job)}"
-        yield f"  to try again when the cause is mended: rm -r {place.runs / run.run_id}"
+        yield f"  what it said: sweeper logs {run.run_id}"
+    if runs:
+        yield f"to try again when the cause is mended: sweeper retry {place.name}"

@@ -1,77 +1,95 @@
-"""The study as Optuna holds it: every trial asked for and told through a plain Optuna storage.
+"""The study as Optuna holds it: a plain Optuna storage for optuna-dashboard and Optuna's own tools.
 
 The storage is derived: where it is missing, damaged or contradicts the record it is made again.
+Optuna makes the file; its rows are written here, all of a change in one transaction: through
+Optuna each trial costs some fifteen of them, and ten thousand trials minutes.
 """
 
+import hashlib
+import json
 import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    distribution_to_json,
 )
 from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sweeper.designs import Planned, plan_trial
+from sweeper.curves import Curves
+from sweeper.distributions import distribution
+from sweeper.planner import Planned
 from sweeper.runs import RunView
 from sweeper.study import Study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+# Optuna counts steps in whole numbers.
+PERCENT = 100
+# Optuna's names of the states in which a trial ends without a loss; the rest FAIL.
+ENDS = {"PRUNED": "PRUNED"}
+Row = tuple[object, ...]
+
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
-    # A derived file need not survive a power cut, and a commit a parameter is slow on disks.
+    # A derived file need not survive a power cut.
     connection.execute("PRAGMA synchronous=OFF")
     return connection
 
 
-def _attributes(planned: Planned) -> dict[str, Any]:
+def _create(path: Path, study: Study) -> None:
+    """Have Optuna make the storage and the study in it, where they are not there."""
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)}
+    )
+    try:
+        held = optuna.create_study(
+            storage=storage, study_name=study.name, direction="minimize", load_if_exists=True
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            held.set_metric_names([study.metric])
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _attributes(planned: Planned) -> dict[str, str]:
+    """What a trial is shown with; the digest is of all that was asked, to find a changed one by."""
     trial = planned.trial
-    return {
+    shown: dict[str, Any] = {
         "number": trial.number,
         "run_id": planned.run_id,
         "design": trial.design,
         "values": dict(trial.values),
     }
-
-
-def _contradicts(
-    held: Sequence[FrozenTrial], planned: Sequence[Planned], views: Mapping[str, RunView]
-) -> bool:
-    """Whether the storage holds other trials than the plan, or another outcome than the runs."""
-    if len(held) > len(planned):
-        return True
-    for trial, wanted in zip(held, planned, strict=False):
-        attributes = {key: value for key, value in trial.user_attrs.items() if key != "state"}
-        if attributes != _attributes(wanted):
-            return True
-        if trial.state != TrialState.WAITING and trial.params != wanted.trial.params():
-            return True
-        told = trial.user_attrs.get("state") if trial.state.is_finished() else None
-        if told not in (None, views[wanted.run_id].state):
-            return True
-    return False
+    content = json.dumps([shown, trial.params()], sort_keys=True)
+    shown["digest"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {key: json.dumps(value) for key, value in shown.items()}
 
 
 def _space(study: Study, planned: Sequence[Planned]) -> dict[str, BaseDistribution]:
     budgets = [p.trial.budget for p in planned]
     sizes = [p.trial.params_target for p in planned]
-    levels = {axis.path: CategoricalDistribution(axis.levels) for axis in study.axes}
     return {
         "budget": FloatDistribution(min(budgets), max(budgets), log=True),
         "seed": IntDistribution(0, 2**31 - 1),
         "params_target": FloatDistribution(min(sizes), max(sizes), log=True),
-        **levels,
+        **{axis.path: distribution(axis) for axis in study.axes},
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 class OptunaTrials:
@@ -85,64 +103,137 @@ class OptunaTrials:
         views: Mapping[str, RunView],
     ) -> None:
         self.study = study
+        # By number: Optuna's id of each trial that was asked, and the run of those not told yet.
+        self._ids: list[int] = []
+        self._running: dict[int, str] = {}
         try:
             self._open(path)
-            stale = _contradicts(self.held.get_trials(deepcopy=False), planned, views)
-        except (SQLAlchemyError, sqlite3.DatabaseError, OptunaError, RuntimeError):
+            stale = self._contradicts(planned, views)
+        except (SQLAlchemyError, sqlite3.Error, OptunaError, RuntimeError, ValueError, TypeError):
             stale = True
         if stale:
             for leftover in path.parent.glob(f"{path.name}*"):
                 leftover.unlink()
+            self._ids, self._running = [], {}
             self._open(path)
 
     def _open(self, path: Path) -> None:
-        self.storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"creator": lambda: _connect(path)}
-        )
-        self.held = optuna.create_study(
-            storage=self.storage,
-            study_name=self.study.name,
-            direction="minimize",
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self.held.set_metric_names([self.study.metric])
+        _create(path, self.study)
+        self._connection = _connect(path)
+        named = "select study_id from studies where study_name = ?"
+        (self._study_id,) = self._connection.execute(named, (self.study.name,)).fetchone()
 
-    def ask(self, planned: Sequence[Planned]) -> list[Planned]:
-        """Ask for every trial that was not asked for yet; returns the runs of the values asked."""
+    def _contradicts(self, planned: Sequence[Planned], views: Mapping[str, RunView]) -> bool:
+        """Whether the storage holds other trials than the plan, or other outcomes than the runs."""
+        rows = self._connection.execute(
+            "select t.trial_id, t.number, t.state, d.value_json, s.value_json from trials t "
+            "left join trial_user_attributes d on d.trial_id = t.trial_id and d.key = 'digest' "
+            "left join trial_user_attributes s on s.trial_id = t.trial_id and s.key = 'state' "
+            "where t.study_id = ? order by t.number",
+            (self._study_id,),
+        ).fetchall()
+        if len(rows) > len(planned):
+            return True
+        for (trial_id, number, state, digest, told), wanted in zip(rows, planned, strict=False):
+            running = state == "RUNNING"
+            if number != len(self._ids) or digest != _attributes(wanted)["digest"]:
+                return True
+            if not running and told != json.dumps(views[wanted.run_id].state):
+                return True
+            self._ids.append(trial_id)
+            if running:
+                self._running[number] = wanted.run_id
+        return False
+
+    def ask(self, planned: Sequence[Planned]) -> None:
+        """Put down as running every trial that is not there yet."""
+        new = planned[len(self._ids) :]
+        if not new:
+            return
         space = _space(self.study, planned)
-        held = self.held.get_trials(deepcopy=False)
-        # Optuna hands out its queue in the order of numbers, so what was asked is a prefix. One is
-        # queued when it is asked for: every ask reads the whole queue.
-        asked = sum(trial.state != TrialState.WAITING for trial in held)
-        for place, wanted in enumerate(planned[asked:], asked):
-            if place >= len(held):
-                self.held.enqueue_trial(wanted.trial.params(), user_attrs=_attributes(wanted))
-            self.held.ask({name: space[name] for name in wanted.trial.params()})
-        values = [trial.params for trial in self.held.get_trials(deepcopy=False)]
-        return [
-            plan_trial(self.study, wanted.trial.with_params(params))
-            for wanted, params in zip(planned, values, strict=True)
+        texts = {name: distribution_to_json(one) for name, one in space.items()}
+        first, now = self._next_id(), _now()
+        ids = range(first, first + len(new))
+        params = [
+            (trial_id, name, space[name].to_internal_repr(value), texts[name])
+            for trial_id, p in zip(ids, new, strict=True)
+            for name, value in p.trial.params().items()
         ]
+        with self._connection:
+            self._insert(
+                "trials (trial_id, number, study_id, state, datetime_start)",
+                [
+                    (trial_id, p.trial.number, self._study_id, "RUNNING", now)
+                    for trial_id, p in zip(ids, new, strict=True)
+                ],
+            )
+            self._insert(
+                "trial_params (trial_id, param_name, param_value, distribution_json)", params
+            )
+            self._describe((i, _attributes(p)) for i, p in zip(ids, new, strict=True))
+        self._ids += ids
+        self._running |= {p.trial.number: p.run_id for p in new}
 
-    def tell(self, views: Mapping[str, RunView]) -> None:
-        """Tell what finished and was not told: losses of DONE runs; the others fail, by name."""
-        for trial in self.held.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            run = views.get(trial.user_attrs["run_id"])
-            if run is not None and run.finished:
-                self._tell(trial.number, run)
+    def tell(self, views: Mapping[str, RunView], curves: Curves | None = None) -> None:
+        """Tell what finished and was not told: losses of DONE runs; the others end by name.
 
-    def _tell(self, number: int, run: RunView) -> None:
-        study_id = self.storage.get_study_id_from_name(self.study.name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        self.storage.set_trial_user_attr(trial_id, "state", run.state)
-        loss = run.result.nats_per_token if run.result else None
-        if run.state == "DONE" and loss is not None:
-            self.held.tell(number, loss)
-        else:
-            self.held.tell(number, state=TrialState.FAIL)
+        With `curves`, the losses that runs passed on their way are told too, at percents of their
+        tokens.
+        """
+        ended = [
+            (number, views[run])
+            for number, run in self._running.items()
+            if run in views and views[run].finished
+        ]
+        if not ended:
+            return
+        with self._connection:
+            self._end(ended)
+            self._describe((self._ids[n], {"state": json.dumps(run.state)}) for n, run in ended)
+            passed = [
+                (self._ids[number], round(PERCENT * point.fraction), point.loss, "FINITE")
+                for number, run in ended
+                for point in (curves or {}).get(run.run_id, ())
+            ]
+            self._insert(
+                "trial_intermediate_values "
+                "(trial_id, step, intermediate_value, intermediate_value_type)",
+                passed,
+            )
+        for number, _ in ended:
+            del self._running[number]
+
+    def _end(self, ended: Sequence[tuple[int, RunView]]) -> None:
+        losses = {
+            number: run.result.nats_per_token
+            for number, run in ended
+            if run.state == "DONE" and run.result and run.result.nats_per_token is not None
+        }
+        now = _now()
+        self._connection.executemany(
+            "update trials set state = ?, datetime_complete = ? where trial_id = ?",
+            [
+                ("COMPLETE" if n in losses else ENDS.get(run.state, "FAIL"), now, self._ids[n])
+                for n, run in ended
+            ],
+        )
+        self._insert(
+            "trial_values (trial_id, objective, value, value_type)",
+            [(self._ids[n], 0, loss, "FINITE") for n, loss in losses.items()],
+        )
+
+    def _next_id(self) -> int:
+        found = self._connection.execute("select coalesce(max(trial_id), 0) + 1 from trials")
+        return int(found.fetchone()[0])
+
+    def _describe(self, attributes: Iterable[tuple[int, Mapping[str, str]]]) -> None:
+        rows = [(i, key, text) for i, some in attributes for key, text in some.items()]
+        self._insert("trial_user_attributes (trial_id, key, value_json)", rows)
+
+    def _insert(self, into: str, rows: Sequence[Row]) -> None:
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            self._connection.executemany(f"insert into {into} values ({marks})", rows)
 
     def close(self) -> None:
-        self.storage.remove_session()
-        self.storage.engine.dispose()
+        self._connection.close()

@@ -10,9 +10,10 @@ import numpy as np
 from analysis import parametric, store
 from analysis.law import NotEnough
 from analysis.runs import prepare
-from model.config import flops_per_token, params_active
+from model.counts import flops_per_token, params_active
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir
+from sweeper.opening import reading
 from sweeper.overrides import nearest
 from sweeper.recipe import Recipe, centre_params, shape
 from sweeper.study import Study
@@ -53,8 +54,9 @@ class Optimum:
 def optimum(law: Law, recipe: Recipe, budget: float) -> Optimum:
     """What is optimal under a law for the models of a recipe, at their own FLOPs a token.
 
-    Sizes between two shapes of the recipe cost what lies between. Raises UserError where the law
-    has no minimum among sizes that the recipe can build.
+    These are taken from a smooth curve through those of all shapes: a depth that is rounded makes
+    neighbours per cents cheaper or dearer, and no design looks for the cheapest. Raises UserError
+    where the law has no minimum among sizes that the recipe can build.
     """
     sizes, costs = _costs(recipe, budget)
     if len(sizes) < 3:
@@ -63,7 +65,8 @@ def optimum(law: Law, recipe: Recipe, budget: float) -> Optimum:
             "optimum needs three; raise the budget, or lower data.vocab_size or shape.d_head"
         )
     params = np.geomspace(sizes[0], sizes[-1], 20_001)
-    cost = np.exp(np.interp(np.log(params), np.log(sizes), np.log(costs)))
+    curve = np.polyfit(np.log(sizes), np.log(costs), min(4, len(sizes) - 1))
+    cost = np.exp(np.polyval(curve, np.log(params)))
     tokens = budget / (cost * params)
     losses = law.E + law.A / params**law.alpha + law.B / tokens**law.beta
     best = int(np.argmin(losses))
@@ -126,13 +129,13 @@ def measured(study: Study, place: StudyDir) -> Law:
 
     Raises UserError where there are none, or too few to tell all coefficients.
     """
-    if not place.store.exists():
+    if not (place.store.exists() or place.spare.exists()):
         raise UserError(f"study {study.name!r} has no results yet; launch it, or state a law")
     try:
-        with store.connect(place.store, read_only=True) as con:
+        with reading(place) as con:
             points = store.points(con, study.name)
         fit = parametric.fit(prepare(points, metric=study.metric.removeprefix("val/")))
-    except (NotEnough, store.StoreBusy, duckdb.Error) as error:
+    except (NotEnough, duckdb.Error) as error:
         raise UserError(f"the results of study {study.name!r} carry no law: {error}") from error
     coef = {name: value for name, value in fit.coef.items() if value is not None}
     if not {"E", "A", "B", "alpha", "beta"} <= coef.keys():

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sweeper import promote
-from sweeper.designs import Planned, Trial
+from sweeper.designs import Trial
 from sweeper.errors import UserError
-from sweeper.ledger import Event, Record, Rung
+from sweeper.planner import Planned
+from sweeper.record import Event, Record, Rung
 from sweeper.study import Study
 from sweeper.study_file import explain
 from train.config import run_id

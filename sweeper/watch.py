@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from model.config import flops_per_token, params_active
-from sweeper.runs import Progress, RunView, planned_flops, progress
+from model.counts import flops_per_token, params_active
+from sweeper.runs import Progress, RunView, own_flops, progress
 from sweeper.speed import Speed, calibrate
-from train.config import RunSpec
+from train.config import RunSpec, steps, steps_by
 from train.runlog import RunDir
 
 STYLES = {
@@ -47,13 +47,13 @@ def summarise(
     done = total = 0.0
     left: list[float] = []
     for run in views:
-        flops = planned_flops(run.spec)
+        flops = own_flops(run.spec)
         total += flops
         if run.finished:
             done += flops
         elif at := running.get(run.run_id):
-            done += at.tokens * flops_per_token(run.spec.model)
             tokens = max(0, run.spec.tokens - at.tokens)
+            done += max(0.0, flops - tokens * flops_per_token(run.spec.model))
             left.append(tokens / max(at.tokens_per_second, 1e-9))
         else:
             left.append(speed.seconds(run.spec))
@@ -73,7 +73,9 @@ def duration(seconds: float) -> str:
 
 
 def label(spec: RunSpec) -> str:
-    """What a run is for: its trial, or the promoted stage."""
+    """What a run is for: its trial, those that branch from it, or the promoted stage."""
+    if spec.leaves:
+        return "trunk"
     return f"trial {spec.trial}" if spec.trial >= 0 else f"promoted {spec.stage}"
 
 
@@ -183,10 +185,9 @@ def counts(views: Iterable[RunView]) -> Text:
 
 
 def _row(spec: RunSpec, at: Progress | None) -> tuple[str, ...]:
-    batch = spec.batch.global_batch_tokens
-    here = (
-        (f"{at.tokens // batch:,}/{spec.tokens // batch:,}", f"{at.loss:.3f}") if at else ("", "")
-    )
+    here = ("", "")
+    if at:
+        here = (f"{steps_by(spec, at.tokens):,}/{steps(spec):,}", f"{at.loss:.3f}")
     speed = f"{at.tokens_per_second:,.0f}" if at else "starting"
     return (label(spec), f"{spec.budget:.3g}", size(spec), *here, speed)
 

@@ -16,7 +16,7 @@ import optuna
 import psutil
 import pytest
 
-from model.config import params_active
+from model.counts import params_active
 from train.runlog import RunDir
 
 pytestmark = pytest.mark.slow

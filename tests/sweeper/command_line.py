@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 STUDY = """\
 from sweeper.recipe import Recipe, ShapeRule
 from sweeper.study import (
-    Axis, Cluster, GateLimits, IsoFLOP, OneAtATime, PostTraining, PromotionPlan, Study,
+    Adaptive, Axis, Cluster, GateLimits, IsoFLOP, OneAtATime, PostTraining, PromotionPlan, Study,
 )
 from train.config import BatchConfig, DataConfig
 
@@ -28,7 +28,7 @@ STUDY = Study(
         IsoFLOP(sizes_per_budget=5, spread=3.0, tokens_per_param=80),
         OneAtATime(budget=1e12, seeds=(0, 1), tokens_per_param=80),
     ),
-    cluster=Cluster(workers=2),
+    cluster=Cluster(workers=2, environment=("FAKE_SECONDS",)),
     promotion=PromotionPlan(
         target=2.56e14,
         dp=2,
@@ -50,7 +50,8 @@ class CommandLine:
         self.study = study
         self.environment = os.environ | {
             "SWEEPER_HOME": str(home),
-            "PYTHONPATH": str(HERE),
+            # The tree that these tests lie in, wherever the installed package points.
+            "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent.parent))),
             "FAKE_SECONDS": "0.1",
         }
 

@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import STUDY, CommandLine
 from observing import CONTROLLER, TASK, processes
+from slurm_cluster import SlurmCluster
+from slurm_files import missing_for_slurm
 
 from sweeper.study import Study
 from sweeper.study_file import load
@@ -48,3 +51,23 @@ def quick(command: CommandLine) -> Iterator[CommandLine]:
     for module in (CONTROLLER, TASK):
         for process in processes(command.home, module):
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A Slurm that all tests share; they ask for `slurm`."""
+    reason = missing_for_slurm()
+    if reason:
+        assert not os.environ.get("SWEEPER_REQUIRE_SLURM"), reason
+        pytest.skip(reason)
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
+    """A real Slurm with four idle nodes; what a test breaks or submits is mended and cancelled."""
+    yield slurm_cluster
+    slurm_cluster.healthy()

@@ -13,11 +13,21 @@ from collections import Counter
 import psutil
 import pytest
 from command_line import CommandLine
-from observing import CONTROLLER, HOLD, TASK, processes, runs, starts, until
+from observing import (
+    CONTROLLER,
+    HOLD,
+    TASK,
+    kill_under_way,
+    processes,
+    runs,
+    starts,
+    under_way,
+    until,
+)
 
 from sweeper.designs import expand
 from sweeper.folders import StudyDir
-from sweeper.jobs import scan
+from sweeper.local import living
 from sweeper.study_file import load
 from train.runlog import RunDir
 
@@ -26,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_driver_is_killed_again_and_again(quick: CommandLine) -> None:
     instants = random.Random(7)
-    for _ in range(8):
+    for _ in range(10):
         driver = quick.start("launch", str(quick.study), FAKE_SECONDS="0.4")
         time.sleep(instants.uniform(0.3, 4.0))
         driver.kill()
@@ -41,14 +51,13 @@ def test_the_driver_is_killed_again_and_again(quick: CommandLine) -> None:
 
 def test_a_killed_worker_is_replaced_and_its_run_tried_again(quick: CommandLine) -> None:
     with quick.start("launch", str(quick.study), HOLD, FAKE_SECONDS="1") as driver:
-        until(lambda: len(list((quick.home / "runs").glob("*/metrics.1.jsonl"))) == 2)
-        victim = processes(quick.home, TASK)[0]
-        victim.kill()
+        victim, pid = kill_under_way(quick.home)
         said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 0, said
     again = [run for run in runs(quick.home) if len(run.attempts()) > 1]
-    assert [starts(run) for run in again] == [2]
-    assert again[0].attempts()[0].pid == victim.pid
+    assert [run.path for run in again] == [victim.path]
+    assert starts(victim) == 2
+    assert victim.attempts()[0].pid == pid
     assert Counter(map(starts, runs(quick.home)))[1] == len(runs(quick.home)) - 1
 
 
@@ -66,7 +75,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_process(quick: CommandLi
 
 def test_interrupting_the_driver_leaves_its_jobs_running(quick: CommandLine) -> None:
     with quick.start("launch", str(quick.study), HOLD, FAKE_SECONDS="1") as driver:
-        until(lambda: len(list((quick.home / "runs").glob("*/metrics.1.jsonl"))) >= 2)
+        until(lambda: len(under_way(quick.home)) >= 2)
         # To the whole group, as a terminal does.
         psutil.Process(driver.pid).send_signal(signal.SIGINT)
         for module in (CONTROLLER, TASK):
@@ -76,7 +85,7 @@ def test_interrupting_the_driver_leaves_its_jobs_running(quick: CommandLine) -> 
         said, _ = driver.communicate(timeout=30)
     assert driver.returncode == 130
     assert "jobs that run are left running" in said
-    assert len(scan(quick.home.resolve()).names) == 2
+    assert len(living(quick.home.resolve())) == 2
     code, said = quick.launch(HOLD)
     assert code == 0, said
     assert {starts(run) for run in runs(quick.home)} == {1}
@@ -89,7 +98,7 @@ def test_a_run_that_fails_is_said_and_not_tried_again(quick: CommandLine) -> Non
         failures = re.findall(r"^FAILED trial \d+ \(run (\w+)\): ValueError: seed 13", said, re.M)
         assert len(failures) == 2
         assert re.search(r"log: .*_log\.err", said)
-        assert f"rm -r {quick.home.resolve()}/runs/{failures[0]}" in said
+        assert "to try again when the cause is mended: sweeper retry small" in said
     broken = [run for run in runs(quick.home) if run.result() is None]
     assert [starts(run) for run in broken] == [1, 1]
     code, said = quick.run("status", str(quick.study), "designs.1.seeds=(0, 13)", HOLD)
@@ -108,7 +117,7 @@ def test_a_failed_run_is_tried_again_when_its_folder_is_removed(quick: CommandLi
 def test_a_run_that_is_always_killed_is_given_up_after_three_attempts(quick: CommandLine) -> None:
     code, said = quick.launch("designs.1.seeds=(67,)", HOLD, FAKE_SECONDS="0")
     assert code == 1
-    assert "killed: 3 attempts ended without a word" in said
+    assert "killed: 3 attempts, the last: it ended without a word" in said
     given_up = [run for run in runs(quick.home) if run.result() is None]
     assert [starts(run) for run in given_up] == [3, 3]
 
@@ -127,3 +136,25 @@ def test_text_that_cannot_be_prepared_is_said_with_its_reason(quick: CommandLine
     assert "the data cannot be prepared: " in said
     assert "vocab_size=3000" in said
     assert not any((quick.home / "runs").glob("*/attempt.*.json"))
+
+
+def test_out_of_memory_halves_the_micro_batch_until_the_run_fits(quick: CommandLine) -> None:
+    code, said = quick.launch("designs.1.seeds=(68,)", HOLD, FAKE_SECONDS="0")
+    assert code == 0, said
+    sizes = [[a.micro_batch_size for a in run.attempts()] for run in runs(quick.home)]
+    assert sizes.count([16, 8, 4]) == 2
+    assert sizes.count([16]) == len(sizes) - 2
+    counted = quick.rows("select cause, count(*) from attempts where cause is not null group by 1")
+    assert counted == ["out_of_memory 4"]
+
+
+def test_a_torn_result_is_trained_again_and_no_other(quick: CommandLine) -> None:
+    quick.launch(HOLD, FAKE_SECONDS="0")
+    torn = runs(quick.home)[0].path / "result.json"
+    torn.write_bytes(torn.read_bytes()[:40])
+    code, said = quick.launch(HOLD, FAKE_SECONDS="0")
+    assert code == 0, said
+    assert "1 trained now" in said
+    again = {run.path.name: len(run.attempts()) for run in runs(quick.home)}
+    assert again.pop(torn.parent.name) == 2
+    assert set(again.values()) == {1}

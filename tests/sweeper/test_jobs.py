@@ -10,13 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeper.jobs import PROCESS, scan
+from sweeper.local import PROCESS, living
 
 TASK = "submitit.core._submit"
 START = """
 import sys
 from pathlib import Path
-from sweeper.jobs import submit
+from sweeper.jobs import Order
+from sweeper.local import LocalJobs
+from sweeper.record import Job
 from sweeper.study import LOCAL
 
 def wait(folder, seconds):
@@ -26,7 +28,10 @@ def wait(folder, seconds):
     time.sleep(seconds)
     (Path(folder) / f"ended.{rank}").touch()
 
-submit(LOCAL, Path(sys.argv[1]), int(sys.argv[2]), wait, float(sys.argv[3]))
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+job = Job(folder.name, "trials", (), int(sys.argv[2]), 0.0)
+LocalJobs(LOCAL, folder.parents[3]).submit(Order(job, folder, wait, [(float(sys.argv[3]),)]))
 """
 
 
@@ -60,8 +65,8 @@ def tasks(folder: Path) -> list[psutil.Process]:
 
 def test_a_job_outlives_its_starter_and_is_found_by_its_name(folder: Path) -> None:
     start(folder, tasks=2, seconds=0.5)
-    assert scan(home(folder)).names == {folder.name}
-    until(lambda: not scan(home(folder)).names)
+    assert set(living(home(folder))) == {folder.name}
+    until(lambda: not set(living(home(folder))))
     assert sorted(path.name for path in folder.glob("ended.*")) == ["ended.0", "ended.1"]
 
 
@@ -76,13 +81,13 @@ def test_a_job_ignores_what_a_terminal_sends(folder: Path) -> None:
 def test_a_job_whose_process_was_killed_is_gone(folder: Path) -> None:
     start(folder, tasks=1, seconds=60)
     tasks(folder)[0].kill()
-    until(lambda: not scan(home(folder)).names)
+    until(lambda: not set(living(home(folder))))
 
 
 def test_jobs_of_another_home_are_not_found(folder: Path) -> None:
     start(folder, tasks=1, seconds=0.3)
-    assert scan(home(folder) / "elsewhere").names == frozenset()
-    until(lambda: not scan(home(folder)).names)
+    assert living(home(folder) / "elsewhere") == {}
+    until(lambda: not set(living(home(folder))))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,16 @@ def test_stages_follow_each_other_as_jobs_of_two_processes(done: tuple[CommandLi
     assert [stages[job.grants[0][0]] for job in wide] == ["pretrain", "sft", "dpo"]
 
 
+def test_the_log_of_a_run_is_its_own_and_its_program_a_copy(done: tuple[CommandLine, str]) -> None:
+    command, _ = done
+    names = [run.path.name for run in runs(command.home)]
+    for name in names[:2]:
+        code, said = command.run("logs", name)
+        assert code == 0, said
+        assert [other for other in names if f"this is {other}" in said] == [name]
+        assert f"trained by {StudyDir(command.home, 'small').path / 'code'}" in said
+
+
 def test_workers_share_the_cores(done: tuple[CommandLine, str]) -> None:
     line, _ = done
     cores = len(psutil.Process().cpu_affinity() or ())

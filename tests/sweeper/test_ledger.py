@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import UserError
-from sweeper.ledger import Job, Ledger, Record, read, replay, scan
+from sweeper.ledger import Ledger, read, scan
+from sweeper.record import Job, Record, replay
 
 
 def intent(job: str, *grants: tuple[str, int]) -> dict[str, object]:

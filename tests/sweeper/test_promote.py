@@ -7,7 +7,7 @@ from typing import Any
 import fake_trainer
 import pytest
 
-from model.config import params_active
+from model.counts import params_active
 from sweeper import promote
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir

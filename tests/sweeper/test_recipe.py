@@ -1,26 +1,19 @@
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from model.config import ModelConfig, flops_per_token, params_active
+from model.config import ModelConfig
+from model.counts import flops_per_token, params_active
+from sweeper.rates import LR_RULES, deepseek_rate, micro_batch, peak_rate
 from sweeper.recipe import (
-    LR_RULES,
-    Architecture,
     LearningRate,
-    LearningRateRule,
     OptimRule,
     Recipe,
     ShapeRule,
     centre_params,
-    deepseek,
     horizon,
-    micro_batch,
-    model_config,
     pretrain_spec,
     shape,
 )
+from sweeper.rules import LearningRateRule, PowerLaw
 from train.config import BatchConfig, DataConfig, OptimConfig
 
 RECIPE = Recipe(
@@ -29,33 +22,6 @@ RECIPE = Recipe(
     batch=BatchConfig(global_batch_tokens=2048, micro_batch_size=16),
     shape=ShapeRule(aspect=16, d_head=4),
 )
-
-
-@given(st.floats(min_value=math.log(2e4), max_value=math.log(1e12)))
-def test_a_shape_is_near_its_target_and_legal(log_target: float) -> None:
-    target = math.exp(log_target)
-    model = shape(RECIPE, target)
-    assert abs(math.log(params_active(model) / target)) < 0.25
-    assert model.d_model == model.n_heads * model.d_head
-    assert model.d_ff % RECIPE.shape.ff_multiple == 0
-
-
-@given(st.floats(min_value=2e4, max_value=1e10))
-def test_no_neighbouring_shape_is_nearer_the_target(target: float) -> None:
-    chosen = shape(RECIPE, target)
-    distance = abs(math.log(params_active(chosen) / target))
-    for width in (chosen.d_model - 8, chosen.d_model, chosen.d_model + 8):
-        ideal = width / RECIPE.shape.aspect
-        for depth in {max(1, math.floor(ideal)), max(1, math.ceil(ideal))}:
-            if width > 0:
-                other = params_active(model_config(RECIPE, width, depth))
-                assert distance <= abs(math.log(other / target)) + 1e-12
-
-
-@given(st.floats(min_value=4e4, max_value=1e9))
-def test_no_shape_has_fewer_layers_than_the_rule_allows(target: float) -> None:
-    deep = RECIPE.model_copy(update={"shape": ShapeRule(aspect=64, min_layers=3, d_head=4)})
-    assert shape(deep, target).n_layers >= 3
 
 
 def test_a_size_below_every_shape_is_refused_with_the_smallest_one() -> None:
@@ -94,15 +60,19 @@ def test_the_deepseek_rule_gives_the_rates_of_the_published_models(
         d_head=128,
         d_ff=d_ff,
     )
-    assert deepseek(RECIPE, model, 2_000_000_000_000) == pytest.approx(published, rel=0.03)
+    assert deepseek_rate(RECIPE, model, 2_000_000_000_000) == pytest.approx(published, rel=0.03)
 
 
-@pytest.mark.parametrize("rule", LR_RULES)
+def rate(rule: LearningRateRule, scale: float = 1.0) -> LearningRate:
+    value = 1e-3 if rule in ("constant", "mup") else None
+    power = PowerLaw(coefficient=2.0, params=-0.3) if rule == "power" else None
+    return LearningRate(rule=rule, value=value, power=power, scale=scale)
+
+
+@pytest.mark.parametrize("rule", set(LR_RULES) - {"mup"})
 def test_every_learning_rate_rule_follows_the_scale(rule: LearningRateRule) -> None:
-    value = 1e-3 if rule == "constant" else None
-
     def lr(scale: float) -> float:
-        recipe = RECIPE.model_copy(update={"lr": LearningRate(rule=rule, value=value, scale=scale)})
+        recipe = RECIPE.model_copy(update={"lr": rate(rule, scale)})
         model = shape(recipe, 50_000)
         spec = pretrain_spec(recipe, model, 1_024_000, study="s", trial=0, budget=1.0, seed=0)
         return spec.optim.lr
@@ -110,17 +80,14 @@ def test_every_learning_rate_rule_follows_the_scale(rule: LearningRateRule) -> N
     assert lr(2.0) == pytest.approx(2 * lr(1.0))
 
 
+def test_a_rate_is_not_transferred_without_mup() -> None:
+    recipe = RECIPE.model_copy(update={"lr": rate("mup")})
+    with pytest.raises(ValueError, match=r"set model\.init='mup'"):
+        peak_rate(recipe, shape(recipe, 50_000), 1_024_000)
+
+
 def test_every_learning_rate_rule_that_may_be_named_exists() -> None:
     assert set(LR_RULES) == set(LearningRate.model_fields["rule"].annotation.__args__)
-
-
-def test_the_recipe_knows_every_field_of_the_model_that_is_not_a_size() -> None:
-    sizes = {"vocab_size", "seq_len", "n_layers", "d_model", "n_heads", "n_kv_heads"}
-    sizes |= {"d_head", "d_ff"}
-    mirrored = {n: f for n, f in ModelConfig.model_fields.items() if n not in sizes}
-    assert {n: (f.annotation, f.default) for n, f in Architecture.model_fields.items()} == {
-        n: (f.annotation, f.default) for n, f in mirrored.items()
-    }
 
 
 def test_the_recipe_knows_every_field_of_the_optimizer_but_the_rate() -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from model.config import flops_per_token, params_active
+from model.counts import flops_per_token, params_active
 from sweeper import cli, truth
 from sweeper.designs import expand
 from sweeper.errors import UserError
@@ -29,11 +29,12 @@ from sweeper.rehearse import (
     rehearse,
     summarise,
 )
-from sweeper.runs import ATTEMPTS
-from sweeper.simulated import SimulatedDriver, Trainer
+from sweeper.runs import read_files
+from sweeper.simulated import DEATHS, SimulatedDriver, Trainer
 from sweeper.speed import Speed
 from sweeper.study import Study
 from sweeper.truth import CHINCHILLA, Optimum, optimum, scaled, stated
+from sweeper.verdict import ends, given_up
 from sweeper.watch import Display
 from train.runlog import Cause, RunDir
 
@@ -82,8 +83,9 @@ def test_the_shape_nearest_the_optimum_reaches_its_loss_and_no_other_is_below(
         model = shape(study.base, best.params * factor)
         tokens = best.budget / flops_per_token(model)
         losses.append(CHINCHILLA.loss(params_active(model), tokens))
-    # A shape lies within some per cent of the optimal size, and the optimum is flat.
-    assert min(losses) == losses[3] == pytest.approx(best.loss, rel=1e-5)
+    # A rounded depth makes a shape a per cent cheaper or dearer, and the loss a tenth of that.
+    assert losses[3] == pytest.approx(best.loss, rel=1e-3)
+    assert min(losses) > best.loss * (1 - 1e-3)
 
 
 def test_the_scaled_law_keeps_the_optimal_sizes_and_gives_plausible_losses(
@@ -185,12 +187,12 @@ def test_dying_attempts_are_repeated_as_often_as_their_cause_allows(
     assert {run.state for run in standing.views.values()} == {"FAILED"}
     causes: set[Cause] = set()
     for name, run in standing.views.items():
-        failures = [RunDir(place.runs / name).failure(n + 1) for n in range(run.attempts)]
-        died_of: list[Cause] = [f.cause if f else "killed" for f in failures]
-        causes.update(died_of)
-        assert run.attempts >= ATTEMPTS[died_of[-1]]
-        assert all(n + 1 < ATTEMPTS[cause] for n, cause in enumerate(died_of[:-1]))
-    assert causes == ATTEMPTS.keys()
+        files = read_files(RunDir(place.runs / name))
+        found = ends(files.attempts, files.failures, 0)
+        causes.update(end.cause for end in found)
+        assert given_up(run.spec, found)
+        assert not any(given_up(run.spec, found[:n]) for n in range(1, len(found)))
+    assert causes == set(DEATHS)
 
 
 def test_divergence_is_a_result_that_optuna_is_told_of(study: Study, place: StudyDir) -> None:

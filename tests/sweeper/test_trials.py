@@ -8,10 +8,15 @@ from pathlib import Path
 import fake_trainer
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from sweeper.designs import Planned, expand
+from sweeper.axes import Axis
+from sweeper.curves import Reached
+from sweeper.designs import expand
+from sweeper.layouts import Random
 from sweeper.overrides import with_values
+from sweeper.planner import Planned
 from sweeper.runs import RunView
 from sweeper.study import Study
 from sweeper.trials import OptunaTrials
@@ -61,8 +66,7 @@ def as_others_see_it(folder: Path, name: str = "small") -> optuna.Study:
 def test_every_trial_is_asked_with_its_own_values(
     opened: Opener, planned: list[Planned], tmp_path: Path
 ) -> None:
-    asked = opened().ask(planned)
-    assert [(p.trial, p.run_id) for p in asked] == [(p.trial, p.run_id) for p in planned]
+    opened().ask(planned)
     seen = as_others_see_it(tmp_path)
     assert [trial.params for trial in seen.trials] == [p.trial.params() for p in planned]
     assert {trial.state for trial in seen.trials} == {TrialState.RUNNING}
@@ -102,28 +106,55 @@ def test_a_second_driver_asks_and_tells_only_what_is_missing(
     assert [t.state.name for t in after[4:7]] == ["COMPLETE", "COMPLETE", "RUNNING"]
 
 
-def test_asking_goes_on_where_a_driver_died_between_two_asks(
+def test_trials_that_a_design_asks_for_later_follow_those_that_are_there(
     opened: Opener, planned: list[Planned], tmp_path: Path
 ) -> None:
-    trials = opened()
-    attributes = [
-        {"number": p.trial.number, "run_id": p.run_id, "design": p.trial.design,
-         "values": dict(p.trial.values)} for p in planned[:2]
-    ]  # fmt: skip
-    for p, known in zip(planned, attributes, strict=False):
-        trials.held.enqueue_trial(p.trial.params(), user_attrs=known)
-    assert [p.run_id for p in opened().ask(planned)] == [p.run_id for p in planned]
-    assert len(as_others_see_it(tmp_path).trials) == len(planned)
+    opened(of=planned[:4]).ask(planned[:4])
+    before = as_others_see_it(tmp_path).trials
+    opened().ask(planned)
+    after = as_others_see_it(tmp_path).trials
+    assert [t.datetime_start for t in after[:4]] == [t.datetime_start for t in before]
+    assert [t.user_attrs["run_id"] for t in after] == [p.run_id for p in planned]
 
 
-def test_a_trial_half_asked_when_its_driver_died_is_asked_anew(
+def test_a_trial_that_somebody_else_put_there_makes_the_storage_again(
     opened: Opener, planned: list[Planned], tmp_path: Path
 ) -> None:
+    opened().ask(planned[:1])
+    as_others_see_it(tmp_path).ask()
+    opened().ask(planned)
+    assert [t.params for t in as_others_see_it(tmp_path).trials] == [
+        p.trial.params() for p in planned
+    ]
+
+
+def test_a_pruned_trial_is_told_with_the_losses_that_it_passed(
+    opened: Opener, planned: list[Planned], tmp_path: Path
+) -> None:
+    views = views_of(planned, 2)
+    name = planned[0].run_id
+    views[name] = replace(views[name], state="PRUNED", result=None)
     trials = opened()
-    trials.ask(planned[:1])
-    trials.held.ask()
-    assert [p.run_id for p in opened().ask(planned)] == [p.run_id for p in planned]
-    assert as_others_see_it(tmp_path).trials[1].params == planned[1].trial.params()
+    trials.ask(planned)
+    trials.tell(views, {name: [Reached(0.1, 4.5), Reached(0.3, 4.0)]})
+    told = as_others_see_it(tmp_path).trials
+    assert (told[0].state, told[0].value) == (TrialState.PRUNED, None)
+    assert told[0].intermediate_values == {10: 4.5, 30: 4.0}
+    assert told[1].state == TrialState.COMPLETE
+
+
+def test_an_axis_with_a_scale_is_a_range_to_optuna(study: Study, tmp_path: Path) -> None:
+    rate = Axis(name="rate", path="lr.scale", levels=(0.5, 1.0, 2.0), scale="log")
+    drawn = Study.model_validate(
+        {**dict(study), "axes": (rate,), "designs": (Random(trials=5, budget=1e12),)}
+    )
+    planned = expand(drawn)
+    trials = OptunaTrials(tmp_path / "optuna.db", drawn, planned, {})
+    trials.ask(planned)
+    trials.close()
+    seen = as_others_see_it(tmp_path).trials
+    assert [t.params["lr.scale"] for t in seen] == [p.trial.levels["lr.scale"] for p in planned]
+    assert seen[0].distributions["lr.scale"] == FloatDistribution(0.5, 2.0, log=True)
 
 
 def content(folder: Path) -> list[tuple[object, ...]]:

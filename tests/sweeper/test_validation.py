@@ -11,16 +11,16 @@ from command_line import STUDY
 from rich.console import Console
 
 from analysis import store
-from model.config import params_active
+from model.counts import params_active
 from sweeper.designs import expand
 from sweeper.errors import UserError
 from sweeper.folders import StudyDir, driver_lock
 from sweeper.gates import GateResult
 from sweeper.launch import Standing, run_rung, run_trials, stand
-from sweeper.ledger import Stage, replay
+from sweeper.opening import opened
 from sweeper.overrides import with_values
+from sweeper.record import Stage, replay
 from sweeper.rehearse import Chance, rehearse
-from sweeper.results import opened
 from sweeper.runs import RunView, planned_flops
 from sweeper.simulated import Request, SimulatedDriver, Trainer
 from sweeper.speed import Speed
@@ -278,7 +278,7 @@ def test_what_a_later_fit_would_choose_changes_no_rung(study: Study) -> None:
 
 
 def test_a_rung_that_is_a_trial_already_is_refused(study: Study) -> None:
-    plan = {"promotion.rung": study.budgets[-1] * 1.0001, "promotion.dp": 1}
+    plan = {"promotion.rung": study.budgets[-1] * (1 + 1e-9), "promotion.dp": 1}
     asked = with_values(study, plan)
     planned = expand(asked)
     last = next(p for p in reversed(planned) if p.trial.design == "isoflop")
