@@ -21,6 +21,7 @@ from train import checkpoint, lineage, trunk
 from train.config import RunSpec, steps, tokens_after
 from train.engine import gradient_norm, set_batch, set_lr
 from train.noise import NoiseScale
+from train.norms import LayerNorms
 from train.parallel import Ranks, agree, total
 from train.runlog import RunDir, read_lines, step_of
 from train.schedule import lr_factor
@@ -76,6 +77,7 @@ def train_step(
     step: int,
     ranks: Ranks,
     votes: list[float],
+    norms: LayerNorms,
 ) -> tuple[dict[str, float], list[float]]:
     """One optimizer step: means over the global batch (loss, what else is logged), summed votes.
 
@@ -90,6 +92,7 @@ def train_step(
     for micro in micro_batches(batch, spec.batch.micro_batch_size):
         loss, extra = objective.loss(engine, micro)
         engine.backward(loss * scale)
+        norms.before_update()
         engine.step()
         for name, value in {"loss": loss.item(), **extra}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -131,6 +134,7 @@ def train(
     first = resume_step(engine, run, spec, ranks)
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     noise = NoiseScale(spec, ranks)
+    norms = LayerNorms(engine, spec, ranks)
     for line in lines_before(run, attempt, first):
         watch.diverged(line["loss"])
         noise.resume([line])
@@ -157,7 +161,10 @@ def train(
                 module: Any = engine.module
                 small = noise.small(module, objective, batch)
             votes = [*orders.votes(), float(save_is_due(saved, ranks))]
-            means, (*reasons, due) = train_step(engine, objective, spec, step - 1, ranks, votes)
+            with norms.of(step) as layers:
+                means, (*reasons, due) = train_step(
+                    engine, objective, spec, step - 1, ranks, votes, norms
+                )
             seconds = time.monotonic() - started
             log.write(
                 {
@@ -166,6 +173,7 @@ def train(
                     **means,
                     "grad_norm": gradient_norm(engine),
                     **(noise.big(small, gradient_norm(engine)) if small else {}),
+                    **layers,
                     "lr": lr,
                     "tokens_per_second": (tokens - before) / seconds,
                     "seconds": seconds,

@@ -50,7 +50,7 @@ def corpus() -> DataConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run(home: Path) -> Callable[..., RunDir]:
     """Creates the run directory of a small RunSpec; keywords replace its fields."""
 
