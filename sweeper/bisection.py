@@ -13,8 +13,7 @@ testing whole fleets). The rounds are ours.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import batched
+from dataclasses import dataclass, replace
 
 Group = tuple[str, ...]
 # Replays the step on every group, all at once; a digest of each, or None where it did not end.
@@ -65,7 +64,8 @@ def bisect(hosts: Sequence[str], replay: Replay, repeats: int = 1) -> Verdict:
     """Find the bad ones among hosts, each named once, by about log2 of their number in rounds.
 
     Every group is replayed `repeats` times: one that contradicts itself is wrong. Two hosts at
-    least, for there is nothing to compare one with.
+    least, for there is nothing to compare one with. Where no host is bad alone, the hosts are cut
+    once more, across the first groups: a fault between two hosts shows where they meet.
     """
     assert len(set(hosts)) == len(hosts) >= 2, hosts
     suspects, sound = tuple(hosts), ()
@@ -81,8 +81,13 @@ def bisect(hosts: Sequence[str], replay: Replay, repeats: int = 1) -> Verdict:
             suspects = tuple(host for host in hosts if host in {*doubted, *rest})
             sound = tuple(h for h in hosts if h in {*sound, *cleared} and h not in suspects)
         if size == 1 or not suspects:
-            return _verdict(rounds, suspects)
+            break
         size //= 2
+    if rounds[-1].size == 1 and suspects:
+        return _verdict(rounds, suspects)
+    if rounds[0].size > 1:
+        rounds = _crossed(hosts, rounds, replay, repeats)
+    return _verdict(rounds, ())
 
 
 def _groups(suspects: Group, sound: Group, size: int) -> tuple[tuple[Group, ...], Group]:
@@ -90,18 +95,20 @@ def _groups(suspects: Group, sound: Group, size: int) -> tuple[tuple[Group, ...]
 
     What does not fill a group is filled up with sound hosts, or left over for the next round.
     """
-    *full, last = batched(suspects, size)
+    *full, last = _cut(suspects, size)
     spare = size - len(last)
     rest: Group = ()
-    if spare and len(sound) >= spare:
-        last, sound = (*last, *sound[:spare]), sound[spare:]
-        full.append(last)
-    elif spare:
-        rest = last
+    if len(sound) >= spare:
+        full.append((*last, *sound[:spare]))
+        sound = sound[spare:]
     else:
-        full.append(last)
-    beside = [group for group in batched(sound, size) if len(group) == size][:2]
+        rest = last
+    beside = [group for group in _cut(sound, size) if len(group) == size][:2]
     return (*full, *beside), rest
+
+
+def _cut(hosts: Group, size: int) -> list[Group]:
+    return [hosts[start : start + size] for start in range(0, len(hosts), size)]
 
 
 def _round(groups: tuple[Group, ...], replay: Replay, repeats: int) -> Round:
@@ -112,19 +119,40 @@ def _round(groups: tuple[Group, ...], replay: Replay, repeats: int) -> Round:
 def _right(said: Iterable[Sequence[str | None]]) -> str | None:
     """The digest of most groups; None where a tie, or fewer than two, have it."""
     votes = Counter(digest for each in said for digest in set(each) if digest is not None)
-    (_, count), *others = votes.most_common() or [(None, 0)]
-    alone = not others or others[0][1] < count
-    return votes.most_common(1)[0][0] if count >= 2 and alone else None
+    most = votes.most_common(2)
+    tied = len(most) == 2 and most[0][1] == most[1][1]
+    return most[0][0] if most and most[0][1] >= 2 and not tied else None
+
+
+def _crossed(
+    hosts: Sequence[str], rounds: Sequence[Round], replay: Replay, repeats: int
+) -> list[Round]:
+    """The rounds with one or two more of the first one's size; together they vote on what is right.
+
+    First with every other host in a group; then, where that is a tie, with halves that begin later.
+    """
+    first, *others = rounds
+    size, shift = first.size, (first.size + 1) // 2
+    whole = tuple(hosts[: 2 * size])
+    turned = (*whole[shift:], *whole[:shift])
+    again: list[Round] = []
+    for groups in ((whole[::2], whole[1::2]), (turned[:size], turned[size:])):
+        again.append(_round(groups, replay, repeats))
+        right = _right([said for each in (first, *again) for said in each.said])
+        if right is not None:
+            break
+    return [*(replace(each, right=right) for each in (first, *again)), *others]
 
 
 def _verdict(rounds: Sequence[Round], suspects: Group) -> Verdict:
-    last = rounds[-1]
-    bad: Group = ()
-    undecided: Group = ()
-    if last.size == 1:
-        bad = suspects if last.right is not None else ()
-        undecided = suspects if last.right is None else ()
+    """What follows from the rounds, where single hosts of the last but `suspects` are sound."""
+    by_itself = bool(suspects) and rounds[-1].right is not None
+    bad = suspects if by_itself else ()
+    undecided = () if by_itself else suspects
+    if not suspects and rounds[0].right is None:
+        # No two groups agreed, and no host is known to be wrong.
+        undecided = tuple(dict.fromkeys(host for group in rounds[0].groups for host in group))
     wrong = [group for each in rounds if each.right is not None for group in each.wrong]
     open_ = [group for group in wrong if not {*group} & {*bad, *undecided}]
-    smallest = (g for g in open_ if not any({*other} < {*g} for other in open_))
+    smallest = (g for g in dict.fromkeys(open_) if not any({*other} < {*g} for other in open_))
     return Verdict(bad, tuple(smallest), undecided, tuple(rounds))

@@ -88,7 +88,7 @@ def test_comparing_replicas_is_no_part_of_what_a_run_is_and_is_done_as_asked_las
 
 def test_parts_that_nobody_else_has_cannot_be_compared(make_run: MakeRun) -> None:
     parallel = ParallelConfig(dp=2, zero_stage=3)
-    with pytest.raises(ValueError, match="replica_check_every=4 with parallel.zero_stage=3"):
+    with pytest.raises(ValueError, match=r"replica_check_every=4 with parallel.zero_stage=3"):
         make_run(parallel=parallel, stability=StabilityConfig(replica_check_every=4))
 
 
