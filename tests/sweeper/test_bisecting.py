@@ -1,11 +1,15 @@
 """`bisect-nodes` over processes that compute, and over the nodes of a real Slurm."""
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from observing import until
 from slurm_cluster import SlurmCluster
 from typer.testing import CliRunner, Result
 
@@ -15,6 +19,7 @@ from sweeper.cluster import Slurm
 from sweeper.designs import expand
 from sweeper.errors import UserError
 from sweeper.replays import command
+from sweeper.snapshot import ROOT
 from sweeper.study import Study
 from train.config import RunSpec
 from train.runlog import RunDir, create_run
@@ -46,13 +51,27 @@ def bisect(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> Bisect:
     return call
 
 
+@pytest.fixture
+def flipping(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A program that replays, and flips a bit on host c."""
+    path = tmp_path / "socket"
+    server = subprocess.Popen(
+        [sys.executable, str(FLIPPING), "serve", str(path), "c"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    until(path.exists, 60)
+    yield str(FLIPPING), str(path)
+    server.kill()
+    server.wait()
+
+
 @pytest.mark.slow
 def test_the_process_that_flips_a_bit_is_found_and_the_run_is_left_alone(
-    bisect: Bisect, run: RunDir
+    bisect: Bisect, run: RunDir, flipping: tuple[str, str]
 ) -> None:
     before = sorted(run.path.rglob("*"))
     hosts = ("--hosts", "a,b,c,d", "--step", "2", "--json")
-    ended = bisect(*hosts, program=(str(FLIPPING), "c"))
+    ended = bisect(*hosts, program=flipping)
     assert ended.exit_code == 1, ended.output
     found: dict[str, Any] = json.loads(ended.stdout)
     assert (found["bad"], found["together"], found["undecided"]) == (["c"], [], [])
