@@ -23,6 +23,7 @@ from train.engine import gradient_norm, set_batch, set_lr
 from train.noise import NoiseScale
 from train.norms import LayerNorms
 from train.parallel import Ranks, agree, total
+from train.replicas import Replicas
 from train.runlog import RunDir, read_lines, step_of
 from train.schedule import lr_factor
 from train.stability import DivergenceWatch
@@ -77,7 +78,7 @@ def train_step(
     step: int,
     ranks: Ranks,
     votes: list[float],
-    norms: LayerNorms,
+    before_update: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[float]]:
     """One optimizer step: means over the global batch (loss, what else is logged), summed votes.
 
@@ -92,7 +93,7 @@ def train_step(
     for micro in micro_batches(batch, spec.batch.micro_batch_size):
         loss, extra = objective.loss(engine, micro)
         engine.backward(loss * scale)
-        norms.before_update()
+        before_update()
         engine.step()
         for name, value in {"loss": loss.item(), **extra}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -135,6 +136,7 @@ def train(
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     noise = NoiseScale(spec, ranks)
     norms = LayerNorms(engine, spec, ranks)
+    replicas = Replicas(engine, spec, run, ranks)
     for line in lines_before(run, attempt, first):
         watch.diverged(line["loss"])
         noise.resume([line])
@@ -163,7 +165,7 @@ def train(
             votes = [*orders.votes(), float(save_is_due(saved, ranks))]
             with norms.of(step) as layers:
                 means, (*reasons, due) = train_step(
-                    engine, objective, spec, step - 1, ranks, votes, norms
+                    engine, objective, spec, step - 1, ranks, votes, norms.before_update
                 )
             seconds = time.monotonic() - started
             log.write(
@@ -179,7 +181,10 @@ def train(
                     "seconds": seconds,
                 }
             )
-            if watch.diverged(means["loss"]):
+            diverged = watch.diverged(means["loss"])
+            kept = any((*reasons, due, step in leaves, diverged, step == steps(spec)))
+            replicas.check(step, kept)
+            if diverged:
                 state = "DIVERGED"
                 break
             if step in leaves:

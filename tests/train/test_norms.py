@@ -128,12 +128,12 @@ def made(make_run: MakeRun, **layout: int) -> RunDir:
 
 
 @pytest.fixture(scope="module")
-def alone(make_run: MakeRun) -> dict[str, RunDir]:
+def alone(make_shared_run: MakeRun) -> dict[str, RunDir]:
     """Trained in one process: two stages of ZeRO; with dropout, unmeasured and measured."""
     fields: dict[str, Any] = {"seed": 96, "tokens": 120 * 512}
     fields["model"] = MODEL.model_copy(update={"dropout": 0.1})
-    runs = {f"zero {stage}": made(make_run, zero_stage=stage) for stage in (1, 3)}
-    runs |= {"without": make_run(**fields), "with": make_run(**fields, evals=EVALS)}
+    runs = {f"zero {stage}": made(make_shared_run, zero_stage=stage) for stage in (1, 3)}
+    runs |= {"without": make_shared_run(**fields), "with": make_shared_run(**fields, evals=EVALS)}
     assert train(*runs.values()) == 0
     return runs
 
