@@ -24,7 +24,7 @@ from model.transformer import Transformer
 from train.choices import BatchConfig, OptimConfig, ScheduleConfig
 from train.config import DataConfig, RunSpec
 from train.data.curate import with_digest
-from train.data.prepare import prepare, tokens_path
+from train.data.prepare import prepare
 from train.engine import build_engine
 from train.loop import train
 from train.losses import token_nats
@@ -64,17 +64,16 @@ def spec_of(model: ModelConfig, steps: int) -> RunSpec:
 def ours(spec: RunSpec, home: Path, ranks: Ranks) -> Block:
     """A block of the product's loop: engine, loader, log, stop orders and all, from its start."""
     run = create_run(home, spec)
-    (run.path / "attempts").mkdir(exist_ok=True)
     model = Transformer(spec.model)
     initialise(model, spec.seed)
     data = prepare(spec.data, home)
     parts = pretrain(Context(run, spec, data.folder, model, ranks))
     engine, stop = build_engine(model, spec, ranks), StopSignal()
-    return lambda: void(train(engine, parts.objective, spec, run, 1, ranks, stop))
 
+    def block() -> None:
+        train(engine, parts.objective, spec, run, 1, ranks, stop)
 
-def void(_: object) -> None:
-    """Nothing."""
+    return block
 
 
 def plain(
@@ -140,39 +139,39 @@ def of_transformers(spec: RunSpec, home: Path, steps: int) -> Block:
 
 
 def seconds(block: Block) -> float:
+    """Of this process on its one thread, not of the clock: others use the machine too."""
     started = time.process_time()
     block()
     return time.process_time() - started
 
 
+def measured(model: ModelConfig, pairs: int, home: Path, ranks: Ranks) -> dict[str, float]:
+    """The three loops in turn, `pairs` times, after a block of each that is not counted."""
+    trial = same_module(spec_of(model, 2), home, 2)
+    trial()
+    steps = max(2, round(2 * BLOCK_SECONDS / seconds(trial)))
+    spec = spec_of(model, steps)
+    blocks = {
+        "ours": ours(spec, home, ranks),
+        "plain": same_module(spec, home, steps),
+        "transformers": of_transformers(spec, home, steps),
+    }
+    for block in blocks.values():
+        block()
+    times = [{name: seconds(block) for name, block in blocks.items()} for _ in range(pairs)]
+    return {
+        "params": params_total(model),
+        "tokens_per_second": steps * SEQUENCES * LENGTH / median(t["ours"] for t in times),
+        "over_plain": median(t["plain"] / t["ours"] for t in times),
+        "over_transformers": median(t["transformers"] / t["ours"] for t in times),
+    }
+
+
 def main(pairs: int, names: list[str]) -> None:
     torch.set_num_threads(1)
-    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        ranks = connect(0, 1, 0, home / "rendezvous")
-        for name in names:
-            model = shape(*SIZES[name])
-            probe = spec_of(model, 2)
-            trial = same_module(probe, home, 2)
-            trial()
-            steps = max(2, round(BLOCK_SECONDS / (seconds(trial) / 2)))
-            spec = spec_of(model, steps)
-            blocks = {
-                "ours": ours(spec, home, ranks),
-                "plain": same_module(spec, home, steps),
-                "transformers": of_transformers(spec, home, steps),
-            }
-            for block in blocks.values():
-                block()
-            times = [{which: seconds(block) for which, block in blocks.items()} for _ in range(pairs)]
-            tokens = steps * SEQUENCES * LENGTH
-            found[name] = {
-                "params": params_total(model),
-                "tokens_per_second": tokens / median(t["ours"] for t in times),
-                "over_plain": median(t["plain"] / t["ours"] for t in times),
-                "over_transformers": median(t["transformers"] / t["ours"] for t in times),
-            }
+        ranks = connect(0, 1, 0, Path(folder) / "rendezvous")
+        found = {name: measured(shape(*SIZES[name]), pairs, Path(folder), ranks) for name in names}
         dist.destroy_process_group()
     print(json.dumps(found))
 
