@@ -24,6 +24,7 @@ from train.job import Ended, Grant, Place, claim, micro_batch_in_use, well
 from train.logmarks import marked
 from train.loop import Outcome, train
 from train.parallel import Ranks, agree, connect, total
+from train.replicas import Corrupted
 from train.runlog import Cause, Failure, Result, RunDir, write_atomic
 from train.stability import shrink_embedding_gradient
 from train.stages.context import Context
@@ -152,11 +153,14 @@ def failure_of(run: RunDir, attempt: int, error: Exception) -> Failure:
         message=f"{type(error).__name__}: {error}",
         trace=traceback.format_exc(),
         step=run.resume_step(),
+        hosts=error.hosts if isinstance(error, Corrupted) else (),
     )
 
 
 def cause_of(error: BaseException) -> Cause:
     """Name of a failure from a closed list: what the driver does next follows from it."""
+    if isinstance(error, Corrupted):
+        return "corrupted"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out_of_memory"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS):

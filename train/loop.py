@@ -22,6 +22,7 @@ from train.config import RunSpec, steps, tokens_after
 from train.engine import gradient_norm, set_batch, set_lr
 from train.noise import NoiseScale
 from train.parallel import Ranks, agree, total
+from train.replicas import Replicas
 from train.runlog import RunDir, read_lines, step_of
 from train.schedule import lr_factor
 from train.stability import DivergenceWatch
@@ -131,6 +132,7 @@ def train(
     first = resume_step(engine, run, spec, ranks)
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     noise = NoiseScale(spec, ranks)
+    replicas = Replicas(engine, spec, run, ranks)
     for line in lines_before(run, attempt, first):
         watch.diverged(line["loss"])
         noise.resume([line])
@@ -171,7 +173,10 @@ def train(
                     "seconds": seconds,
                 }
             )
-            if watch.diverged(means["loss"]):
+            diverged = watch.diverged(means["loss"])
+            kept = any((*reasons, due, step in leaves, diverged, step == steps(spec)))
+            replicas.check(step, kept)
+            if diverged:
                 state = "DIVERGED"
                 break
             if step in leaves:
