@@ -108,6 +108,8 @@ def set_batch(engine: deepspeed.DeepSpeedEngine, spec: RunSpec, step: int) -> No
     """Accumulate over as many micro-batches as the batch of a step (0-based) has."""
     if spec.batch.ramp:
         engine.set_train_batch_size(batch_tokens_at(spec.batch, step) // spec.model.seq_len)
+        # DeepSpeed ends a batch where its count since the start of the process is a multiple.
+        engine.micro_steps = 0
 
 
 def gradient_norm(engine: deepspeed.DeepSpeedEngine) -> float:

@@ -21,6 +21,7 @@ from train import checkpoint, lineage, trunk
 from train.config import RunSpec, steps, tokens_after
 from train.engine import gradient_norm, set_batch, set_lr
 from train.noise import NoiseScale
+from train.norms import LayerNorms
 from train.parallel import Ranks, agree, total
 from train.replicas import Replicas
 from train.runlog import RunDir, read_lines, step_of
@@ -77,6 +78,7 @@ def train_step(
     step: int,
     ranks: Ranks,
     votes: list[float],
+    before_update: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[float]]:
     """One optimizer step: means over the global batch (loss, what else is logged), summed votes.
 
@@ -91,6 +93,7 @@ def train_step(
     for micro in micro_batches(batch, spec.batch.micro_batch_size):
         loss, extra = objective.loss(engine, micro)
         engine.backward(loss * scale)
+        before_update()
         engine.step()
         for name, value in {"loss": loss.item(), **extra}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -132,6 +135,7 @@ def train(
     first = resume_step(engine, run, spec, ranks)
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     noise = NoiseScale(spec, ranks)
+    norms = LayerNorms(engine, spec, ranks)
     replicas = Replicas(engine, spec, run, ranks)
     for line in lines_before(run, attempt, first):
         watch.diverged(line["loss"])
@@ -159,7 +163,10 @@ def train(
                 module: Any = engine.module
                 small = noise.small(module, objective, batch)
             votes = [*orders.votes(), float(save_is_due(saved, ranks))]
-            means, (*reasons, due) = train_step(engine, objective, spec, step - 1, ranks, votes)
+            with norms.of(step) as layers:
+                means, (*reasons, due) = train_step(
+                    engine, objective, spec, step - 1, ranks, votes, norms.before_update
+                )
             seconds = time.monotonic() - started
             log.write(
                 {
@@ -168,6 +175,7 @@ def train(
                     **means,
                     "grad_norm": gradient_norm(engine),
                     **(noise.big(small, gradient_norm(engine)) if small else {}),
+                    **layers,
                     "lr": lr,
                     "tokens_per_second": (tokens - before) / seconds,
                     "seconds": seconds,
