@@ -44,6 +44,8 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
             "stage": spec.parallel.zero_stage,
             # By default DeepSpeed allocates a bucket of 5e8 numbers, 2 GB, for a model of any size.
             "reduce_bucket_size": min(BUCKET_NUMBERS, params_total(spec.model)),
+            # One rank has nothing to scatter: sorting gradients by owner would be its dearest part.
+            "reduce_scatter": spec.parallel.dp > 1,
         },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,

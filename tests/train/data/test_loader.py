@@ -51,7 +51,7 @@ def test_epochs_come_in_different_orders(prepared: PreparedData):
     train = loader(prepared, {"prose": 1.0})
     places = np.arange(train.sources["prose"].n_windows)
     first, second = (train._shuffled("prose", epoch, places) for epoch in (0, 1))
-    assert (first != second).any(axis=1).mean() > 0.9
+    assert (first != second).mean() > 0.9
 
 
 @given(step=st.integers(0, 10**6), seed=st.integers(-3, 2**40), data=st.data())
