@@ -16,8 +16,8 @@ from model.attention import ScaledDotProduct
 from model.masks import Mask
 from model.transformer import Block
 
-# Scores held at once: 64 MB of fp32.
-SCORES = 2**24
+# Scores held at once, 16 MB of fp32; and parts at least, for causal ones leave out what lies ahead.
+SCORES, PARTS = 2**22, 8
 # Numbers whose squares are added in fp32.
 ROW = 256
 NEVER = -math.inf
@@ -99,7 +99,7 @@ def largest_logit(query: Tensor, key: Tensor, mask: Mask, scores: int = SCORES) 
     """
     batch, heads, time, width = query.shape
     groups = key.shape[1]
-    rows = max(1, scores // (batch * heads * key.shape[2]))
+    rows = max(1, min(scores // (batch * heads * key.shape[2]), -(-time // PARTS)))
     query = query * width**-0.5
     found = []
     for start in range(0, time, rows):
@@ -107,16 +107,20 @@ def largest_logit(query: Tensor, key: Tensor, mask: Mask, scores: int = SCORES) 
         keys = key[:, :, :end] if mask.causal else key
         part = query[:, :, start:end].unflatten(1, (groups, -1)).flatten(2, 3)  # (B, K, H/K*t, E)
         score = (part @ keys.mT).unflatten(2, (-1, end - start)).flatten(1, 2)  # (B, H, t, S)
-        found.append(_seen(score, mask, start, end).amax())
+        _hide(score, mask, start, end)
+        found.append(score.amax())
     return torch.stack(found).amax().double()
 
 
-def _seen(score: Tensor, mask: Mask, start: int, end: int) -> Tensor:
-    """Scores (B, H, t, S) of queries `start` to `end` as the softmax has them."""
+def _hide(score: Tensor, mask: Mask, start: int, end: int) -> None:
+    """Make scores (B, H, t, S) of queries `start` to `end` what the softmax has, in place."""
     if mask.causal:
-        ahead = torch.ones_like(score[0, 0], dtype=torch.bool).triu(start + 1)
-        return score.masked_fill(ahead, NEVER)
-    if mask.table is None:
-        return score
-    table = mask.table if mask.table.shape[2] == 1 else mask.table[:, :, start:end]
-    return score.masked_fill(~table, NEVER) if table.dtype == torch.bool else score + table
+        corner = score[..., start:]  # all keys before these queries are seen
+        ahead = torch.ones_like(corner[0, 0], dtype=torch.bool).triu(1)
+        corner.masked_fill_(ahead, NEVER)
+    elif mask.table is not None:
+        table = mask.table if mask.table.shape[2] == 1 else mask.table[:, :, start:end]
+        if table.dtype == torch.bool:
+            score.masked_fill_(~table, NEVER)
+        else:
+            score.add_(table)
