@@ -20,8 +20,6 @@ from train.config import RunSpec, steps
 FLOAT_BYTES = 4
 # A step's line of metrics.N.jsonl. Ours, measured: 185 bytes of pretraining, dpo says more.
 METRICS_LINE_BYTES = 200
-# Resumable states that a training run keeps (train.checkpoint, which needs torch).
-STATES_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,21 @@ def checkpoint_bytes(spec: RunSpec) -> int:
 
 
 def storage_bytes(spec: RunSpec) -> int:
-    """What a finished run leaves on disk: weights, a metrics line a step, states for branches."""
-    kept = len(spec.leaves) * checkpoint_bytes(spec)
-    return kept + FLOAT_BYTES * params_total(spec.model) + METRICS_LINE_BYTES * steps(spec)
+    """What a finished run leaves on disk: weights, a metrics line a step, states kept for good."""
+    every = spec.checkpoints.keep_every_tokens
+    kept = len(spec.leaves) + (spec.tokens // every if every else 0)
+    return (
+        kept * checkpoint_bytes(spec)
+        + FLOAT_BYTES * params_total(spec.model)
+        + METRICS_LINE_BYTES * steps(spec)
+    )
 
 
 def working_bytes(spec: RunSpec) -> int:
-    """What a run needs on disk beside that while it trains: its states to resume from."""
-    return STATES_KEPT * checkpoint_bytes(spec)
+    """What a run needs on disk beside that while it trains: its states to resume from.
+
+    The oldest goes once a newer one is whole; where spikes are looked for one from before them
+    stays too.
+    """
+    rewound = spec.stability.spikes.deviations is not None
+    return (spec.checkpoints.keep + 1 + rewound) * checkpoint_bytes(spec)

@@ -70,3 +70,20 @@ def make_run(home: Path) -> Callable[..., RunDir]:
         return create_run(home, RunSpec(**(content | fields)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_spec(home: Path) -> RunSpec:
+    """A small RunSpec by itself."""
+    return RunSpec(
+        study="test",
+        trial=0,
+        budget=1e8,
+        model=MODEL,
+        data=corpus(),
+        batch=BatchConfig(global_batch_tokens=BATCH_TOKENS, micro_batch_size=2),
+        optim=OptimConfig(lr=0.01),
+        schedule=ScheduleConfig(warmup_tokens=2 * BATCH_TOKENS),
+        evals=EvalConfig(validation_tokens=2048),
+        tokens=20 * BATCH_TOKENS,
+    )

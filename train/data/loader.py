@@ -5,6 +5,7 @@ B batch, T sequence length; a window has T + 1 tokens: inputs [:-1], targets [1:
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,25 @@ class TokenSource:
         """Windows (n, T + 1) int64 of indices (n,) in [0, n_windows)."""
         starts = indices * self.seq_len
         return self._tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+
+    def documents(self, indices: np.ndarray) -> list[tuple[int, int]]:
+        """Numbers, from 0 in the order of the split, of the first and last document of windows.
+
+        Reads the whole split.
+        """
+        ends = np.flatnonzero(self._tokens == tokenizer.END_OF_TEXT)
+        starts = indices * self.seq_len
+        first, last = (np.searchsorted(ends, at) for at in (starts, starts + self.seq_len))
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+class Origin(NamedTuple):
+    """A window by its number in its source, and the documents that it begins and ends in."""
+
+    source: str
+    window: int
+    first_document: int
+    last_document: int
 
 
 class TrainLoader:
@@ -89,15 +109,33 @@ class TrainLoader:
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
         """The windows (n, T + 1) of samples by number."""
+        rows = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
+        for name, chosen, indices in self._places(samples):
+            rows[chosen] = self.sources[name].windows(indices)
+        return rows
+
+    def origins(self, samples: np.ndarray) -> list[Origin]:
+        """Where the windows of samples come from, in their order."""
+        found: dict[int, Origin] = {}
+        for name, chosen, indices in self._places(samples):
+            documents = self.sources[name].documents(indices)
+            for place, index, (first, last) in zip(
+                np.flatnonzero(chosen).tolist(), indices.tolist(), documents, strict=True
+            ):
+                found[place] = Origin(name, index, first, last)
+        return [found[place] for place in range(len(samples))]
+
+    def _places(self, samples: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """By source and epoch: which of the samples (a mask), and their windows in the source."""
         source, ordinal = self.schedule.locate(samples - self.begin)
         ordinal = ordinal + self._before[source]
-        rows = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
         for index, name in enumerate(self.schedule.sources):
-            epoch, place = np.divmod(ordinal, self.sources[name].n_windows)
+            n_windows = self.sources[name].n_windows
+            epoch, place = np.divmod(ordinal, n_windows)
             for current in np.unique(epoch[source == index]):
                 chosen = (source == index) & (epoch == current)
-                rows[chosen] = self._shuffled(name, int(current), place[chosen])
-        return rows
+                shuffled = key(self.seed, name, int(current))
+                yield name, chosen, shuffle(place[chosen], n_windows, shuffled)
 
     def epochs(self, samples: int) -> dict[str, float]:
         """How often each source is gone through in the first `samples` samples."""
@@ -108,11 +146,6 @@ class TrainLoader:
         """Windows that were taken of each source, by others too, in the first `samples` samples."""
         own = self.schedule.samples_of(samples - self.begin)
         return {name: self.taken.get(name, 0) + own.get(name, 0) for name in self.taken | own}
-
-    def _shuffled(self, name: str, epoch: int, places: np.ndarray) -> np.ndarray:
-        source = self.sources[name]
-        order = shuffle(places, source.n_windows, key(self.seed, name, epoch))
-        return source.windows(order)
 
 
 def rank_samples(global_batch: int, step: int, rank: int, world: int) -> np.ndarray:
