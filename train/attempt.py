@@ -20,6 +20,7 @@ from model.counts import flops_per_token, params_active, params_non_embedding, p
 from model.initial import initialise
 from model.transformer import Transformer
 from train import checkpoint, lineage
+from train.adoption import adopt
 from train.config import RunSpec, tokens_after, with_micro_batch
 from train.data.prepare import PreparedData, prepare
 from train.engine import build_engine
@@ -185,6 +186,8 @@ def train_run(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None
     with interruptible(run, stop, ranks):
         data = prepare(spec.data, run.home)
         describe_attempt(run, data, ranks)
+    if ranks.first:
+        adopt(run, spec)
     spent = 0.0
     while True:
         with interruptible(run, stop, ranks):

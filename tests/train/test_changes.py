@@ -121,3 +121,25 @@ def test_a_run_killed_around_a_change_is_resumed_bit_for_bit(
         resumed = {step: rest for step, *rest in curve(run, 1, 2)}
         assert resumed == {step: rest for step, *rest in curve(undisturbed)}
         assert done(run).nats_per_token == done(undisturbed).nats_per_token
+
+
+@pytest.mark.slow
+def test_a_phase_added_in_flight_goes_on_from_the_run_that_it_changes(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    whole = make_run(seed=94, tokens=200 * 512)
+    begun = twin(whole, tmp_path / "home")
+    with start(begun) as process:
+        until(lambda: lines(begun) > 20)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    reached = lines(begun)
+    run = twin(begun, tmp_path / "home", phases=(Phase(start=0.75, lr=0.001),))
+    alone = twin(run, tmp_path / "alone")
+    assert train(run, alone) == 0
+    (event,) = events(run, "adopted")
+    assert (event["run"], event["step"]) == (begun.path.name, reached)
+    assert curve(run, 0, 1) == curve(alone)
+    assert done(run).nats_per_token == done(alone).nats_per_token
+    assert (done(run).inherited_tokens, done(alone).inherited_tokens) == (reached * 512, 0)
+    assert begun.resume_step() == reached, "its own state is there still"
