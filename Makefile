@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test fast bench lint figure clean
+.PHONY: demo test fast bench golden lint figure clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sweeper launch studies/tiny.py
@@ -18,6 +18,10 @@ fast: $(VENV)/.installed-test
 # What laws, store and manager must reach, beside what they reach; wants public results in $$SWEEPER_REFERENCE_DATA.
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests -m bench -q
+
+# The loss curves that the tests compare with; the difference to the old ones belongs into review.
+golden: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.train.golden
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -160,3 +160,26 @@ def traits(name: str) -> Traits:
     Raises ValueError where there is no preset of this name.
     """
     return Traits.model_validate(preset(name).model_dump(include=set(Traits.model_fields)))
+
+
+def toy(name: str, vocab_size: int) -> ModelConfig:
+    """A published model's architecture in a size that trains within seconds: 64 wide, for tests.
+
+    All switches are the preset's; its ratios of width to depth (a quarter of it), of d_ff to width
+    and of heads to keys stay up to rounding, and a sixteenth of its window.
+    Raises ValueError where there is no preset of this name.
+    """
+    found = preset(name)
+    layers = max(1, round(256 * found.n_layers / found.d_model))
+    sizes = {
+        "vocab_size": vocab_size,
+        "seq_len": found.seq_len // 16,
+        "n_layers": layers,
+        "n_encoder_layers": layers if found.n_encoder_layers else 0,
+        "d_model": 64,
+        "n_heads": 8,
+        "n_kv_heads": max(1, 8 * found.n_kv_heads // found.n_heads),
+        "d_head": 8,
+        "d_ff": round(64 * found.d_ff / found.d_model),
+    }
+    return ModelConfig.model_validate(found.model_dump() | sizes)

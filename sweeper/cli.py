@@ -16,6 +16,7 @@ from rich.console import Console
 
 from sweeper import (
     asking,
+    bisecting,
     comparing,
     deciding,
     detaching,
@@ -159,6 +160,7 @@ app.command("show")(showing.show)
 app.command("compare")(comparing.compare)
 app.command("logs")(reading.logs)
 app.command("doctor")(examining.doctor)
+app.command("bisect-nodes")(bisecting.bisect_nodes)
 app.command("presets")(listing.presets)
 
 

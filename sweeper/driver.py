@@ -151,7 +151,9 @@ class Driver:
         if not self.backend.array_size:
             return
         record = self.ledger.record
-        for event in oversight.bad_nodes(record, deaths(runs.seen(), record)):
+        seen = runs.seen()
+        named = oversight.accused(seen, record)
+        for event in oversight.bad_nodes(record, deaths(seen, record), named):
             self.ledger.append(event)
             self.display.say(f"node {event['node']} gets no more jobs: {event['why']}")
 

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from sweeper.jobs import Ended, Scan
-from sweeper.record import Event, Record
-from sweeper.runs import RunView
+from sweeper.record import UNDECIDED, Event, Record
+from sweeper.runs import Files, RunView
 from train.runlog import Failure, RunDir, read_lines
 
 # Runs that died on one node before no more is sent there.
@@ -62,16 +62,41 @@ def cancelled(record: Record, views: Mapping[str, RunView], scan: Scan) -> list[
     return list(found.values())
 
 
-def bad_nodes(record: Record, deaths: Mapping[str, Collection[str]]) -> list[Event]:
+def bad_nodes(
+    record: Record, deaths: Mapping[str, Collection[str]], accused: Mapping[str, str] | None = None
+) -> list[Event]:
     """The nodes to send nothing to from now on, by the runs that died on each.
 
-    One run that dies wherever it goes says nothing of the nodes.
+    One run that dies wherever it goes says nothing of the nodes; all its other replicas do.
     """
-    return [
-        {"event": "cordon", "node": node, "why": f"{len(runs)} runs died there"}
+    found = {
+        node: f"{len(runs)} runs died there"
         for node, runs in deaths.items()
-        if len(runs) >= CORDON_AFTER and node not in {*record.cordoned, *record.trusted}
+        if len(runs) >= CORDON_AFTER
+    }
+    for node, run in (accused or {}).items():
+        found[node] = f"its replica of run {run} differed from all others"
+    return [
+        {"event": "cordon", "node": node, "why": why}
+        for node, why in found.items()
+        if node not in {*record.cordoned, *record.trusted}
     ]
+
+
+def accused(seen: Mapping[str, Files], record: Record) -> dict[str, str]:
+    """The nodes that computed wrongly beyond doubt, each with a run: it alone was named.
+
+    Where several were, because no majority said who is wrong, each counts as a death (`deaths`).
+    What a person had tried anew does not count any more.
+    """
+    return {
+        failure.hosts[0]: run
+        for run, files in seen.items()
+        for failure in files.failures
+        if failure.cause == "corrupted"
+        and len(failure.hosts) == 1
+        and failure.attempt > record.decisions.get(run, UNDECIDED).after
+    }
 
 
 def alike(views: Iterable[RunView]) -> str:

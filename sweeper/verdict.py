@@ -1,7 +1,8 @@
 """Whether a run is tried again: a budget of attempts for every cause, and no loop without progress.
 
 An exception of the code comes again. Memory is asked for less of, by halves. A kill or a full disk
-may be bad luck. What a scheduler does to a job costs nothing, as long as the run gets on.
+may be bad luck. What a scheduler does to a job costs nothing, as long as the run gets on; nor does
+what a node does to it that computes wrongly.
 """
 
 from collections import Counter
@@ -15,22 +16,26 @@ from train.runlog import Attempt, Cause, Failure
 ATTEMPTS: dict[Cause, int] = {"exception": 1, "disk_full": 3, "killed": 3, "node_failure": 10}
 # Interruptions in a row that end where an earlier attempt had got to already.
 STUCK = 3
-INTERRUPTIONS: frozenset[Cause] = frozenset({"preempted", "timeout"})
+INTERRUPTIONS: frozenset[Cause] = frozenset({"preempted", "timeout", "corrupted"})
 # Somebody decided that this attempt must end: nothing is wrong with the run.
 NEUTRAL: frozenset[Cause] = frozenset({"stopped", "superseded"})
 
 # Ends that may be the node's fault: the next attempt is made on another.
-NODE_CAUSES: frozenset[Cause] = frozenset({"killed", "node_failure"})
+NODE_CAUSES: frozenset[Cause] = frozenset({"killed", "node_failure", "corrupted"})
 
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended; `step` is where a later one can go on from."""
+    """How an attempt ended; `step` is where a later one can go on from.
+
+    `hosts` are those that are known to have their part in it.
+    """
 
     attempt: int
     cause: Cause
     message: str
     step: int
+    hosts: tuple[str, ...] = ()
 
 
 def ends(attempts: Sequence[Attempt], failures: Sequence[Failure], after: int) -> list[End]:
@@ -46,7 +51,8 @@ def ends(attempts: Sequence[Attempt], failures: Sequence[Failure], after: int) -
             continue
         failure = said.get(attempt.number)
         if failure is not None:
-            found.append(End(attempt.number, failure.cause, failure.message, failure.step))
+            said_of = (failure.cause, failure.message, failure.step, failure.hosts)
+            found.append(End(attempt.number, *said_of))
         elif next_one is not None and attempt.job and next_one.job == attempt.job:
             message = f"its job was started again after {attempt.host or 'its node'} was lost"
             found.append(End(attempt.number, "node_failure", message, 0))
@@ -58,7 +64,12 @@ def ends(attempts: Sequence[Attempt], failures: Sequence[Failure], after: int) -
 def deadly_nodes(attempts: Sequence[Attempt], found: Sequence[End]) -> tuple[str, ...]:
     """The nodes on which attempts ended so that it may be the node's fault, each once."""
     hosts = {attempt.number: attempt.host for attempt in attempts}
-    died = (hosts.get(end.attempt, "") for end in found if end.cause in NODE_CAUSES)
+    died = (
+        host
+        for end in found
+        if end.cause in NODE_CAUSES
+        for host in end.hosts or (hosts.get(end.attempt, ""),)
+    )
     return tuple(dict.fromkeys(filter(None, died)))
 
 
@@ -78,9 +89,12 @@ def given_up(spec: RunSpec, found: Sequence[End]) -> str:
         word = last.cause.replace("_", " ")
         return f"{word}: {count} attempts, the last: {last.message}"
     if last.cause in INTERRUPTIONS and _stuck(found):
+        way_out = "give the job more time, or the checkpoint less"
+        if last.cause == "corrupted":
+            way_out = f"find the node with `sweeper bisect-nodes`; the last: {last.message}"
         return (
-            f"{last.cause}: {STUCK} attempts in a row got no further than step {last.step}; give "
-            "the job more time, or the checkpoint less"
+            f"{last.cause}: {STUCK} attempts in a row got no further than step {last.step}; "
+            + way_out
         )
     return ""
 

@@ -66,7 +66,7 @@ def test_studies_import_declarations_and_configs_alone() -> None:
 def test_the_manager_enters_training_only_by_its_records_and_its_configs() -> None:
     records = {"train.runlog", "train.logmarks", "train.origin"}
     allowed = records | {"train.choices", "train.config", "train.cost", "train.data.curate"}
-    allowed |= {"train.start", "train.lineage"}
+    allowed |= {"train.start", "train.lineage", "train.replay_files"}
     for path in sources("sweeper"):
         if path.relative_to(ROOT) == RUNS_IN_JOBS:
             continue

@@ -30,6 +30,7 @@ from train.logmarks import marked
 from train.loop import Outcome, newest_whole, train
 from train.parallel import Ranks, agree, connect, total
 from train.phases import in_force, just_changed, keeps_moments
+from train.replicas import Corrupted
 from train.runlog import Cause, Failure, Result, RunDir, step_of, write_atomic
 from train.stability import shrink_embedding_gradient
 from train.stages.context import Context
@@ -158,11 +159,14 @@ def failure_of(run: RunDir, attempt: int, error: Exception) -> Failure:
         message=f"{type(error).__name__}: {error}",
         trace=traceback.format_exc(),
         step=run.resume_step(),
+        hosts=error.hosts if isinstance(error, Corrupted) else (),
     )
 
 
 def cause_of(error: BaseException) -> Cause:
     """Name of a failure from a closed list: what the driver does next follows from it."""
+    if isinstance(error, Corrupted):
+        return "corrupted"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out_of_memory"
     if isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from model.grow import grow
 from model.transformer import Transformer
 from train import huggingface
 from train.choices import Start
+from train.engine import WeightsOnly
 from train.retention import is_milestone, retained
 from train.runlog import CHECKPOINT_MANIFEST, RunDir, step_of, write_atomic
 from train.start import digest
@@ -95,9 +95,9 @@ def resume(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
 
 
 def module_weights(folder: Path) -> dict[str, Tensor]:
-    """The model's weights in an engine state whose processes each held all of them."""
-    state = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
-    return state["module"]
+    """The parameters of an engine state, which ZeRO below 3 keeps whole."""
+    path = folder / "mp_rank_00_model_states.pt"
+    return WeightsOnly().load(str(path), map_location="cpu")["module"]
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:

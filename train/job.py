@@ -138,13 +138,17 @@ def _attempt(run: RunDir, number: int, place: Place) -> Attempt:
     return Attempt(
         number=number,
         job=place.job,
-        # A scheduler may know this machine by another name.
-        host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        host=node_name(),
         pid=os.getpid(),
         world_size=place.world_size,
         started=time.time(),
         micro_batch_size=micro_batch_in_use(run),
     )
+
+
+def node_name() -> str:
+    """This machine, by the name that its scheduler has for it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def micro_batch_in_use(run: RunDir) -> int:

@@ -205,6 +205,16 @@ def _noise_scale(spec: "RunSpec") -> None:
             )
 
 
+def _replicas(spec: "RunSpec") -> None:
+    every = spec.stability.replica_check_every
+    if every and spec.parallel.zero_stage == 3:
+        raise ValueError(
+            f"stability.replica_check_every={every} with parallel.zero_stage=3: every rank holds a "
+            "part that no other has, so there is nothing to compare; use zero_stage in (0, 1, 2), "
+            "or set it to 0"
+        )
+
+
 def _model(spec: "RunSpec") -> None:
     if spec.model.init == "mup" and spec.optim.name in ("adafactor", "muon"):
         raise ValueError(
@@ -230,5 +240,6 @@ CHECKS = (
     _trunk,
     _adafactor,
     _noise_scale,
+    _replicas,
     _model,
 )

@@ -24,6 +24,7 @@ from train.engine import gradient_norm, set_batch, set_lr, snapshot
 from train.noise import NoiseScale
 from train.parallel import Ranks, agree, total
 from train.phases import change_after
+from train.replicas import Replicas
 from train.retention import is_milestone
 from train.runlog import RunDir, read_lines, step_of
 from train.saving import Saver
@@ -153,6 +154,7 @@ def train(
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     lookout = SpikeWatch(spec.stability.spikes)
     noise = NoiseScale(spec, ranks)
+    replicas = Replicas(engine, spec, run, ranks)
     for line in agree(lines_before(run, first) if ranks.first else [], ranks):
         watch.diverged(line["loss"])
         lookout.look(line["loss"], line["grad_norm"])
@@ -207,20 +209,22 @@ def train(
                 saver.finish()
                 state = went_back(run, spec, objective, spikes, step, why, ranks)
                 break
-            if watch.diverged(means["loss"]):
+            reason, diverged = reason_of(reasons), watch.diverged(means["loss"])
+            pauses = bool(reason) or step == last
+            saves = step < steps(spec) and (pauses or bool(due) or is_milestone(spec, step))
+            replicas.check(step, saves or diverged or step in leaves or step == steps(spec))
+            if diverged:
                 state = "DIVERGED"
                 break
             if step in leaves:
                 passed = lines_before(run, step) if ranks.first else []
                 trunk.leave(engine, run, attempt, step, passed, ranks)
-            reason = reason_of(reasons)
-            pauses = bool(reason) or step == last
-            if step < steps(spec) and (pauses or due or is_milestone(spec, step)):
+            if saves:
                 saver.start(partial(snapshot, engine), step)
                 saved = time.monotonic()
-            if step < steps(spec) and pauses:
+            if saves and pauses:
                 saver.finish()
-            if reason and step < steps(spec):
+            if reason and saves:
                 raise EndedEarly(reason, f"asked to stop after step {step}", step)
         saver.finish()
     finally:

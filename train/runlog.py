@@ -31,6 +31,7 @@ from train.config import Frozen, RunSpec, run_id
 
 # killed: a signal that nobody here sent. preempted, timeout, stopped: asked to end, with a
 # checkpoint written. superseded: a later attempt exists. node_failure: said by the scheduler alone.
+# corrupted: ranks that must hold the same did not (train.replicas).
 Cause = Literal[
     "exception",
     "out_of_memory",
@@ -39,6 +40,7 @@ Cause = Literal[
     "preempted",
     "timeout",
     "node_failure",
+    "corrupted",
     "stopped",
     "superseded",
 ]
@@ -94,7 +96,8 @@ class Attempt(Frozen):
 class Failure(Frozen):
     """How an attempt ended without a result; `trace` is for the log, `message` for the table.
 
-    A later attempt can go on after `step`.
+    A later attempt can go on after `step`. `hosts` are those whose fault it may be, where that is
+    known better than by where the first rank was.
     """
 
     attempt: int
@@ -102,6 +105,7 @@ class Failure(Frozen):
     message: str
     trace: str = ""
     step: int = 0
+    hosts: tuple[str, ...] = ()
 
 
 class Stop(Frozen):
@@ -307,9 +311,16 @@ class RunDir:
 
 
 def create_run(home: Path, spec: RunSpec) -> RunDir:
-    """Make the run directory of a spec, or return the one that is there: same id, same content."""
+    """Make the run directory of a spec, or return the one that is there: same id, same content.
+
+    How often replicas are compared is no content: the next attempt does it as asked last.
+    """
     run = RunDir(home / "runs" / run_id(spec))
     run.path.mkdir(parents=True, exist_ok=True)
-    if not (run.path / "run.json").exists():
-        write_atomic(run.path / "run.json", spec.model_dump_json(indent=1))
+    path = run.path / "run.json"
+    if not path.exists():
+        write_atomic(path, spec.model_dump_json(indent=1))
+    elif (written := run.spec()).stability != spec.stability:
+        changed = written.model_copy(update={"stability": spec.stability})
+        write_atomic(path, changed.model_dump_json(indent=1))
     return run

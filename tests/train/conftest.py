@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,40 +51,36 @@ def corpus() -> DataConfig:
     )
 
 
+def small_run(home: Path, **fields: Any) -> RunDir:
+    """The run directory of a small RunSpec; keywords replace its fields."""
+    content = {
+        "study": "test",
+        "trial": 0,
+        "budget": 1e8,
+        "model": MODEL,
+        "data": corpus(),
+        "batch": BatchConfig(global_batch_tokens=BATCH_TOKENS, micro_batch_size=2),
+        "optim": OptimConfig(lr=0.01),
+        "schedule": ScheduleConfig(warmup_tokens=2 * BATCH_TOKENS),
+        "evals": EvalConfig(validation_tokens=2048),
+        "tokens": 20 * BATCH_TOKENS,
+    }
+    return create_run(home, RunSpec(**(content | fields)))
+
+
 @pytest.fixture
 def make_run(home: Path) -> Callable[..., RunDir]:
     """Creates the run directory of a small RunSpec; keywords replace its fields."""
-
-    def make(**fields: Any) -> RunDir:
-        content = {
-            "study": "test",
-            "trial": 0,
-            "budget": 1e8,
-            "model": MODEL,
-            "data": corpus(),
-            "batch": BatchConfig(global_batch_tokens=BATCH_TOKENS, micro_batch_size=2),
-            "optim": OptimConfig(lr=0.01),
-            "schedule": ScheduleConfig(warmup_tokens=2 * BATCH_TOKENS),
-            "evals": EvalConfig(validation_tokens=2048),
-            "tokens": 20 * BATCH_TOKENS,
-        }
-        return create_run(home, RunSpec(**(content | fields)))
-
-    return make
+    return partial(small_run, home)
 
 
 @pytest.fixture(scope="session")
 def make_spec(home: Path) -> RunSpec:
     """A small RunSpec by itself."""
-    return RunSpec(
-        study="test",
-        trial=0,
-        budget=1e8,
-        model=MODEL,
-        data=corpus(),
-        batch=BatchConfig(global_batch_tokens=BATCH_TOKENS, micro_batch_size=2),
-        optim=OptimConfig(lr=0.01),
-        schedule=ScheduleConfig(warmup_tokens=2 * BATCH_TOKENS),
-        evals=EvalConfig(validation_tokens=2048),
-        tokens=20 * BATCH_TOKENS,
-    )
+    return small_run(home).spec()
+
+
+@pytest.fixture(scope="module")
+def make_shared_run(home: Path) -> Callable[..., RunDir]:
+    """The same for what the tests of a module share."""
+    return partial(small_run, home)
