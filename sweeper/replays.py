@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sweeper import slurm
 from sweeper.bisection import Group, Replay
 from sweeper.cluster import Slurm
 from sweeper.errors import JobsFailed
 from sweeper.jobs import passed
+from sweeper.slurm_queue import ask, parse_queue
 from sweeper.snapshot import ROOT
 from train.replay_files import ANSWER, ORDER, ReplayAnswer, ReplayOrder
 from train.runlog import read_record, write_atomic
@@ -168,14 +168,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def hostnames(expression: str) -> Group:
     """The nodes of an expression of Slurm such as n[1-4],n7."""
-    return tuple(slurm.ask("scontrol", "show", "hostnames", expression).split())
+    return tuple(ask("scontrol", "show", "hostnames", expression).split())
 
 
 def nodes_of_job(job: str) -> Group:
-    """The nodes on which Slurm ran a job of this name last; none where it does not know."""
-    name = job.partition("_")[0]
-    fields = ("-X", "-P", "-n", "-S", "now-30days", "--name", name, "-o", "NodeList")
+    """The nodes on which Slurm ran a job, or an element, last; none where it does not know."""
+    name, fields = job.partition("_")[0], "JobID,JobName,State,ExitCode,NodeList"
     with suppress(OSError, subprocess.SubprocessError):
-        lists = [one for one in slurm.ask("sacct", *fields).split() if one != "None"]
-        return hostnames(lists[-1]) if lists else ()
+        said = ask("sacct", "-X", "-P", "-n", "-S", "now-30days", "--name", name, "-o", fields)
+        row = parse_queue(said).get(job)
+        return hostnames(row.node) if row and not row.node.startswith("None") else ()
     return ()

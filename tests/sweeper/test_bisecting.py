@@ -18,11 +18,11 @@ from sweeper.cli import app
 from sweeper.cluster import Slurm
 from sweeper.designs import expand
 from sweeper.errors import UserError
-from sweeper.replays import command
+from sweeper.replays import command, nodes_of_job
 from sweeper.snapshot import ROOT
 from sweeper.study import Study
 from train.config import RunSpec
-from train.runlog import RunDir, create_run
+from train.runlog import Attempt, RunDir, create_run
 
 FLIPPING = Path(__file__).with_name("flipping_replay.py")
 NAMED = Path(__file__).with_name("named_replay.py")
@@ -106,6 +106,22 @@ def test_on_slurm_every_group_is_a_job_on_its_nodes_and_the_bad_node_is_found(
     assert (ended.exit_code, "every host computes the same" in ended.output) == (0, True)
 
 
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_the_hosts_are_those_of_the_runs_latest_job_where_none_are_named(
+    bisect: Bisect, run: RunDir, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm.environment[name])
+    refused(bisect("--cluster", "slurm"), "hosts (none are known)")
+    slurm.submit("true", "--job-name=swp-5dc-0001", "--nodelist=n2,n3", "--nodes=2")
+    until(lambda: nodes_of_job("swp-5dc-0001") == ("n2", "n3"))
+    run.claim(Attempt(number=1, job="swp-5dc-0001", host="n2"))
+    ended = bisect("--cluster", "slurm", program=(str(NAMED), "n3"))
+    assert ended.exit_code == 1, ended.output
+    assert "n2,n3: they differ, and no two agree on what is right; name more" in ended.output
+
+
 def test_a_group_asks_for_what_the_studys_jobs_ask_for(tmp_path: Path) -> None:
     cluster = Slurm(
         partition="gpu",
@@ -128,6 +144,11 @@ def test_a_group_asks_for_what_the_studys_jobs_ask_for(tmp_path: Path) -> None:
     assert words[-1] == str(tmp_path)
 
 
+def refused(ended: Result, words: str) -> None:
+    assert isinstance(ended.exception, UserError)
+    assert words in str(ended.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -140,9 +161,7 @@ def test_a_group_asks_for_what_the_studys_jobs_ask_for(tmp_path: Path) -> None:
 def test_what_cannot_be_told_apart_is_refused(
     bisect: Bisect, run: RunDir, arguments: tuple[str, ...], words: str
 ) -> None:
-    ended = bisect(*arguments)
-    assert isinstance(ended.exception, UserError)
-    assert words in str(ended.exception)
+    refused(bisect(*arguments), words)
     assert not (run.home / "replays").exists()
 
 
