@@ -201,7 +201,7 @@ def train_run(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None
             shrink_embedding_gradient(context.model.embedding, spec.stability.embedding_gradient)
             parts = STAGES[spec.stage](context)
             engine = build_engine(context.model, current, ranks)
-            go_on(engine, run, current, state, ranks)
+            go_on(engine, run, spec, state, ranks)
         first = step_of(state)
         outcome = train(engine, parts.objective, current, run, attempt, ranks, stop, first, spent)
         spent += outcome.seconds
@@ -227,16 +227,16 @@ def go_on(
         return
     step = step_of(state)
     changed = just_changed(spec, step)
-    before = in_force(spec, step - 1)
-    if not changed or keeps_moments(before.optim, spec.optim):
+    before, after = in_force(spec, step - 1), in_force(spec, step)
+    if not changed or keeps_moments(before.optim, after.optim):
         checkpoint.resume(engine, state)
     if not ranks.first:
         return
     run.event("resume", step=step, path=os.path.relpath(state, run.path))
     if changed:
         for name, was, now in (
-            ("optim", before.optim.model_dump(), spec.optim.model_dump()),
-            ("activation", before.model.activation, spec.model.activation),
+            ("optim", before.optim.model_dump(), after.optim.model_dump()),
+            ("activation", before.model.activation, after.model.activation),
         ):
             if was != now:
                 run.event("changed", step=step, field=name, was=was, now=now)

@@ -59,7 +59,7 @@ def test_training_goes_on_while_a_slow_disk_takes_a_state(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
     often = CheckpointConfig(every_seconds=0.01)
-    run = make_run(seed=70, tokens=60 * 512, checkpoints=often)
+    run = make_run(seed=170, tokens=60 * 512, checkpoints=often)
     assert train(run, program=SLOW, LATE="10") == 0
     saved = [int(str(event["step"])) for event in events(run, "checkpoint")]
     assert len(saved) >= 3
@@ -73,7 +73,7 @@ def test_training_goes_on_while_a_slow_disk_takes_a_state(
 @pytest.mark.slow
 def test_a_finished_run_keeps_its_milestones_alone(make_run: MakeRun) -> None:
     kept = CheckpointConfig(every_seconds=0.01, keep=1, keep_every_tokens=8 * 512)
-    run = make_run(seed=71, tokens=20 * 512, checkpoints=kept)
+    run = make_run(seed=171, tokens=20 * 512, checkpoints=kept)
     assert train(run) == 0
     assert done(run).state == "DONE"
     assert [step_of(state) for state in run.resume_states()] == [16, 8]
