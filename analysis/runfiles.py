@@ -38,6 +38,14 @@ create view steps as
     select * from metrics
     qualify row_number() over (
         partition by run_id, step order by attempt desc, rowid desc) = 1;
+create view layer_norms as
+    select run_id, step, tokens, key[:place - 1] as quantity, key[place + 1:] as layer,
+        try_cast(others->>key as double) as value
+    from (
+        select run_id, step, tokens, others, key, instr(key, '/') as place
+        from steps, unnest(json_keys(others)) as found(key)
+        where contains(others, '/'))
+    where place > 1;
 """
 
 FOLDER = "."

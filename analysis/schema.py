@@ -3,7 +3,7 @@
 from analysis import runfiles
 
 # A store of another version is made again from the files that it is derived from.
-VERSION = 2
+VERSION = 3
 
 _TABLES = """
 create table meta (version integer);
@@ -65,6 +65,7 @@ TABLES = (
     "runs",
     "attempts",
     "steps",
+    "layer_norms",
     "evals",
     "events",
     "history",

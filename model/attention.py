@@ -38,6 +38,32 @@ class Cache:
         self.key, self.value = self.key[:, :, indices], self.value[:, :, indices]
 
 
+class ScaledDotProduct(nn.Module):
+    """Scores of queries and keys, under a mask, as weights of the values; no parameters.
+
+    A module of its own, so that a hook meets queries and keys as they are used.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.groups = config.n_heads // config.n_kv_heads
+        self.dropout = config.dropout
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Mask) -> Tensor:
+        """Queries (B, H, T, E), keys and values (B, K, S, E) -> (B, H, T, E)."""
+        if self.groups > 1:
+            key = key.repeat_interleave(self.groups, dim=1)
+            value = value.repeat_interleave(self.groups, dim=1)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if mask.table is None else _like(query, mask.table),
+            is_causal=mask.causal,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+
+
 class Attention(nn.Module):
     """Every K-th part of the query heads shares one key and value head.
 
@@ -48,8 +74,6 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.d_head = config.d_head
-        self.groups = config.n_heads // config.n_kv_heads
-        self.dropout = config.dropout
         queries, keys = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
         self.query = nn.Linear(config.d_model, queries, bias=config.bias)
         self.key = nn.Linear(config.d_model, keys, bias=config.bias)
@@ -58,6 +82,7 @@ class Attention(nn.Module):
         eps = config.norm_eps
         self.query_norm = RMSNorm(config.d_head, eps) if config.qk_norm else None
         self.key_norm = RMSNorm(config.d_head, eps) if config.qk_norm else None
+        self.dot_product = ScaledDotProduct(config)
 
     def forward(
         self,
@@ -76,17 +101,7 @@ class Attention(nn.Module):
             query, key = rotate(query, *angles), rotate(key, *angles)
         if cache is not None:
             key, value = cache.extend(key, value)
-        if self.groups > 1:
-            key = key.repeat_interleave(self.groups, dim=1)
-            value = value.repeat_interleave(self.groups, dim=1)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask.table is None else _like(query, mask.table),
-            is_causal=mask.causal,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        mixed = self.dot_product(query, key, value, mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def projected(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:

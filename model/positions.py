@@ -27,10 +27,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Channels beyond the angles stay. Source: Black et al. 2022, arXiv:2204.06745, sec. 2.1.
     """
     rotated = cos.shape[-1]
-    turned, rest = x[..., :rotated], x[..., rotated:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
+    if rotated < x.shape[-1]:
+        turned, rest = x[..., :rotated], x[..., rotated:]
+        return torch.cat((rotate(turned, cos, sin), rest), dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def sinusoidal_table(seq_len: int, d_model: int) -> Tensor:

@@ -64,8 +64,8 @@ def sql(
 ) -> None:
     """Ask the study's DuckDB a question; it reads nothing else, and changes nothing unless asked.
 
-    Tables: points, runs, attempts, steps, evals, events, history, trials, jobs, changes, fits,
-    promotions, studies, imported.
+    Tables: points, runs, attempts, steps, layer_norms, evals, events, history, trials, jobs,
+    changes, fits, promotions, studies, imported.
     """
     from sweeper.opening import ask, note
 

@@ -40,8 +40,8 @@ class Exported:
         last, moment = 0, self.started
         for row in self.steps:
             last, moment = row["step"], self.started + (row["seconds"] or 0.0)
-            values = ((name, row[name]) for name in MEASURED)
-            yield from ((last, name, v, moment) for name, v in values if v is not None)
+            values = {name: row[name] for name in MEASURED} | json.loads(row["others"] or "{}")
+            yield from ((last, name, v, moment) for name, v in values.items() if v is not None)
         yield from ((last, f"eval/{name}", v, moment) for name, v in self.evals.items())
 
 

@@ -126,11 +126,13 @@ class ParallelConfig(Frozen):
 class EvalConfig(Frozen):
     """Validation at the end of the run, over the same held-out text for every model.
 
-    `noise_scale_every` steps the gradient noise scale is measured (train.noise); 0 is never.
+    `noise_scale_every` steps the gradient noise scale is measured (train.noise), and every
+    `layer_norms_every` the norms of each layer (train.norms); 0 is never.
     """
 
     validation_tokens: int = Field(default=65_536, gt=0)
     noise_scale_every: int = Field(default=0, ge=0)
+    layer_norms_every: int = Field(default=0, ge=0)
 
 
 class PreferenceConfig(Frozen):

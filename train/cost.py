@@ -20,6 +20,8 @@ from train.config import RunSpec, steps
 FLOAT_BYTES = 4
 # A step's line of metrics.N.jsonl. Ours, measured: 185 bytes of pretraining, dpo says more.
 METRICS_LINE_BYTES = 200
+# A layer's norms in it. Ours, measured: six numbers with their names.
+LAYER_NORMS_BYTES = 250
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,16 @@ def storage_bytes(spec: RunSpec) -> int:
     """What a finished run leaves on disk: weights, a metrics line a step, states kept for good."""
     every = spec.checkpoints.keep_every_tokens
     kept = len(spec.leaves) + (spec.tokens // every if every else 0)
-    return (
-        kept * checkpoint_bytes(spec)
-        + FLOAT_BYTES * params_total(spec.model)
-        + METRICS_LINE_BYTES * steps(spec)
-    )
+    weights = FLOAT_BYTES * params_total(spec.model)
+    return kept * checkpoint_bytes(spec) + weights + metrics_bytes(spec)
+
+
+def metrics_bytes(spec: RunSpec) -> int:
+    """What a run logs: a line a step, and the norms of layers in those that are measured."""
+    count, every = steps(spec), spec.evals.layer_norms_every
+    layers = spec.model.n_layers + spec.model.n_encoder_layers + 3  # embedding, last norm, head
+    measured = count // every if every else 0
+    return METRICS_LINE_BYTES * count + LAYER_NORMS_BYTES * layers * measured
 
 
 def working_bytes(spec: RunSpec) -> int:

@@ -47,6 +47,8 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
             "stage": spec.parallel.zero_stage,
             # By default DeepSpeed allocates a bucket of 5e8 numbers, 2 GB, for a model of any size.
             "reduce_bucket_size": min(BUCKET_NUMBERS, params_total(spec.model)),
+            # One rank has nothing to scatter: sorting gradients by owner would be its dearest part.
+            "reduce_scatter": spec.parallel.dp > 1,
         },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -133,6 +135,8 @@ def set_batch(engine: deepspeed.DeepSpeedEngine, spec: RunSpec, step: int) -> No
     """Accumulate over as many micro-batches as the batch of a step (0-based) has."""
     if spec.batch.ramp:
         engine.set_train_batch_size(batch_tokens_at(spec.batch, step) // spec.model.seq_len)
+        # DeepSpeed ends a batch where its count since the start of the process is a multiple.
+        engine.micro_steps = 0
 
 
 def gradient_norm(engine: deepspeed.DeepSpeedEngine) -> float:

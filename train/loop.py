@@ -22,6 +22,7 @@ from train import checkpoint, lineage, trunk
 from train.config import RunSpec, steps, tokens_after
 from train.engine import gradient_norm, set_batch, set_lr, snapshot
 from train.noise import NoiseScale
+from train.norms import LayerNorms
 from train.parallel import Ranks, agree, total
 from train.phases import change_after
 from train.replicas import Replicas
@@ -94,6 +95,7 @@ def train_step(
     step: int,
     ranks: Ranks,
     votes: list[float],
+    before_update: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[float]]:
     """One optimizer step: means over the global batch (loss, what else is logged), summed votes.
 
@@ -108,6 +110,7 @@ def train_step(
     for micro in micro_batches(batch, spec.batch.micro_batch_size):
         loss, extra = objective.loss(engine, micro)
         engine.backward(loss * scale)
+        before_update()
         engine.step()
         for name, value in {"loss": loss.item(), **extra}.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -154,6 +157,7 @@ def train(
     watch = DivergenceWatch(spec.stability, uniform=math.log(spec.model.vocab_size))
     lookout = SpikeWatch(spec.stability.spikes)
     noise = NoiseScale(spec, ranks)
+    norms = LayerNorms(engine, spec, ranks)
     replicas = Replicas(engine, spec, run, ranks)
     for line in agree(lines_before(run, first) if ranks.first else [], ranks):
         watch.diverged(line["loss"])
@@ -187,9 +191,10 @@ def train(
                 small = noise.small(module, objective, batch)
             due = saver.idle and save_is_due(spec, saved, ranks)
             votes = [*orders.votes(), float(due), saver.vote()]
-            means, (*reasons, due, written) = train_step(
-                engine, objective, spec, index, ranks, votes
-            )
+            with norms.of(step) as layers:
+                means, (*reasons, due, written) = train_step(
+                    engine, objective, spec, index, ranks, votes, norms.before_update
+                )
             norm = gradient_norm(engine)
             seconds = time.monotonic() - started
             log.write(
@@ -199,6 +204,7 @@ def train(
                     **means,
                     "grad_norm": norm,
                     **(noise.big(small, norm) if small else {}),
+                    **layers,
                     "lr": lr,
                     "tokens_per_second": (tokens - before) / seconds,
                     "seconds": spent + seconds,

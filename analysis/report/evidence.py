@@ -21,6 +21,7 @@ from analysis.law import Diagnostic, Forecast, NotEnough
 from analysis.mixture import fit as mixture
 from analysis.mixture.fit import MixtureFit
 from analysis.panel import Panel
+from analysis.report import layers
 from analysis.runs import Runs, prepare
 
 STUDY = """
@@ -133,6 +134,7 @@ class Evidence:
     trials: list[dict[str, Any]]
     records: list[dict[str, Any]]
     steps: pl.DataFrame
+    layers: pl.DataFrame
     target: float | None
     runs: Runs
     panel: Panel | None
@@ -273,6 +275,7 @@ def gather(con: store.Connection, study: str) -> Evidence:
         trials=store.query(con, TRIALS, [study]).to_dicts(),
         records=store.query(con, RUNS, {"study": study, "metric": metric}).to_dicts(),
         steps=steps.filter(pl.col("run_id").is_in(points["run_id"].to_list())),
+        layers=layers.measured(con, study),
         target=target,
         runs=runs,
         panel=laws,

@@ -10,7 +10,15 @@ from pathlib import Path
 import polars as pl
 
 from analysis.law import Forecast, scientific
-from analysis.report import ablation_section, law_sections, page, run_figures, style, sweep_sections
+from analysis.report import (
+    ablation_section,
+    law_sections,
+    layers,
+    page,
+    run_figures,
+    style,
+    sweep_sections,
+)
 from analysis.report.evidence import Evidence, Promoted, Validation, gather
 from analysis.store import Connection
 
@@ -194,6 +202,7 @@ def _sections(evidence: Evidence) -> Iterator[str]:
     for number, promoted in enumerate(evidence.promotions, start=1):
         yield _promotion(promoted, number, evidence.metric)
     yield _training(evidence)
+    yield layers.section(evidence.layers)
     yield _excluded(evidence)
     yield from _runs(evidence)
 

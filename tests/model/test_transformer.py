@@ -1,13 +1,16 @@
 """What the module promises, whatever its config: causality, and what a source or prefix adds."""
 
 import math
+import zlib
+from itertools import combinations
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 from variants import ALL, DECODERS, ENCODER_DECODERS, PREFIX, TINY, label
 
-from model.config import ModelConfig
+from model.config import ModelConfig, Traits
 from model.generate import generate
 from model.initial import initialise
 from model.transformer import Transformer
@@ -45,9 +48,37 @@ def test_every_parameter_learns(config: ModelConfig) -> None:
     model, tokens = build(config).train(), some_tokens(rows=4)
     source = some_tokens(rows=4, seed=1) if config.n_encoder_layers else None
     model(tokens, source=source).logsumexp(-1).sum().backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    without = [name for name, g in gradients.items() if g is None or not g.any()]
     # Which experts are met is chance, and a key's bias shifts all scores of a query alike.
     assert all(".experts." in name or name.endswith("key.bias") for name in without), without
+    assert all(g.isfinite().all() for g in gradients.values() if g is not None)
+
+
+def test_every_field_of_a_model_is_varied_by_some_variant() -> None:
+    plain = TINY.model_dump()
+    varied = {key for one in ALL for key, value in one.model_dump().items() if value != plain[key]}
+    assert set(Traits.model_fields) <= varied
+
+
+def shaken(config: ModelConfig) -> Transformer:
+    """A model whose zeros are none, by the same draws wherever two models have a parameter."""
+    model = build(config)
+    for name, parameter in model.named_parameters():
+        dice = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=dice)
+    return model
+
+
+@pytest.mark.parametrize("switch", ["activation", "position", "norm", "norm_placement", "init"])
+def test_no_two_choices_of_a_switch_are_one_function(switch: str) -> None:
+    logits = {}
+    for choice in get_args(Traits.model_fields[switch].annotation):
+        base = {"mup_base_width": 12} if choice == "mup" else {}
+        config = ModelConfig.model_validate(TINY.model_dump() | {switch: choice} | base)
+        logits[choice] = shaken(config)(some_tokens())
+    for one, other in combinations(logits, 2):
+        assert not torch.allclose(logits[one], logits[other]), (one, other)
 
 
 @pytest.mark.parametrize("config", PREFIX, ids=label)

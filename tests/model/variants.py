@@ -26,10 +26,13 @@ CHOICES: tuple[dict[str, Any], ...] = (
     *({"activation": a} for a in get_args(Activation)),
     *({"position": p} for p in get_args(Position)),
     {"rope_fraction": 1 / 3},
+    {"rope_theta": 100.0},
+    {"position": "relative", "relative_buckets": 6, "relative_max_distance": 9},
     *({"norm": n, "bias": b} for n in get_args(Norm) for b in (False, True)),
     *({"norm_placement": p} for p in get_args(NormPlacement)),
     {"norm": "layernorm", "bias": True, "norm_placement": "sandwich"},
     {"qk_norm": True},
+    {"norm_eps": 0.1},
     {"parallel_blocks": True},
     {"parallel_blocks": True, "shared_norm": True},
     {"window": 5},
@@ -46,6 +49,7 @@ CHOICES: tuple[dict[str, Any], ...] = (
     {"moe": MOE},
     {"moe": MOE | {"capacity_factor": 1.0}, "bias": True, "activation": "gelu"},
     *({"init": i} for i in get_args(Initialisation) if i != "mup"),
+    {"init": "normal", "init_std": 0.1},
     {"init": "mup", "mup_base_width": 12},
 )
 DECODERS = tuple(ModelConfig.model_validate(TINY.model_dump() | c) for c in CHOICES)

@@ -17,6 +17,7 @@ from train.choices import ZERO_STAGES, ObjectiveConfig, OptimizerName
 from train.config import (
     BatchConfig,
     DataConfig,
+    EvalConfig,
     OptimConfig,
     ParallelConfig,
     RunSpec,
@@ -31,6 +32,7 @@ from train.cost import (
 )
 from train.losses import token_nats
 from train.optim import OPTIMIZERS
+from train.probes import layer_of
 
 SHAPE = {"vocab_size": 512, "seq_len": 64, "n_layers": 3, "d_model": 64, "n_heads": 8,
          "n_kv_heads": 2, "d_head": 8, "d_ff": 176}  # fmt: skip
@@ -182,3 +184,9 @@ def test_a_finished_run_leaves_weights_and_its_metrics() -> None:
     run = spec()
     assert storage_bytes(run) == 4 * params_total(run.model) + 10 * 200
     assert working_bytes(run) == 3 * checkpoint_bytes(run), "two that are kept, one on its way"
+
+
+def test_norms_of_layers_are_a_part_of_the_metrics() -> None:
+    measured = spec(evals=EvalConfig(layer_norms_every=3))
+    layers = len({layer_of(name) for name, _ in Transformer(measured.model).named_parameters()})
+    assert storage_bytes(measured) - storage_bytes(spec()) == 3 * layers * 250

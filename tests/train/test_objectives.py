@@ -1,5 +1,6 @@
 """Every objective: a pure function of the sample, nothing lost, nothing asked for that is given."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -7,12 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from train.choices import ObjectiveConfig, ObjectiveKind
+from model.config import ModelConfig, Stacks
+from tests.train.golden import data as denoising_data
+from train.choices import (
+    BatchConfig,
+    ObjectiveConfig,
+    ObjectiveKind,
+    OptimConfig,
+    ScheduleConfig,
+)
+from train.config import DataConfig, RunSpec
+from train.course import Course
+from train.data.prepare import prepare
 from train.data.tokenizer import END_OF_TEXT, FIRST_SENTINEL, MODE_R, MODE_S, MODE_X
 from train.denoisers import UL2, Denoiser, fitting, sentinels_needed, sizes
 from train.examples import Draws, Examples, apart, denoise, documents, in_one_window
-from train.objectives import OBJECTIVES, examples, window_nats
+from train.objectives import OBJECTIVES, answer_tokens, examples, window_nats
 
 MODEL = ModelConfig(
     vocab_size=400, seq_len=128, n_layers=1, d_model=8, n_heads=1, n_kv_heads=1, d_head=8, d_ff=8
@@ -85,6 +96,50 @@ def test_every_objective_is_laid_out_for_one_window_and_for_two(kind: ObjectiveK
         assert parts["mask"][row, 0] == window["mask"][row, 0] == 0
 
 
+@pytest.mark.parametrize("architecture", get_args(Stacks))
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_every_objective_counts_as_many_tokens_as_it_asks_for(
+    kind: ObjectiveKind, architecture: Stacks
+) -> None:
+    """The loss is divided by the count: both are those of the targets, and of no padding."""
+    layers = 1 if architecture == "encoder_decoder" else 0
+    change = {"architecture": architecture, "n_encoder_layers": layers}
+    model = ModelConfig.model_validate(MODEL.model_dump() | change)
+    found = made(kind)
+    batch = examples(windows(), SAMPLES, 0, ObjectiveConfig(kind=kind), model)
+    asked = int((found.end - found.start).sum())
+    if "mask" not in batch:
+        assert asked == batch["ids"][:, 1:].size
+        return
+    assert answer_tokens({"mask": torch.from_numpy(batch["mask"])}) == asked
+    for ids, mask, row in zip(batch["ids"], batch["mask"], range(len(SAMPLES)), strict=True):
+        target = found.ids[row, found.start[row] : found.end[row]]
+        assert np.array_equal(ids[mask > 0], target)
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_the_ranks_of_every_objective_share_out_the_batch_of_one(
+    kind: ObjectiveKind, denoising: DataConfig, home: Path
+) -> None:
+    spec = RunSpec(
+        study="s", trial=0, budget=1.0, seed=3, model=MODEL.model_copy(update={"vocab_size": 300}),
+        data=denoising, objective=ObjectiveConfig(kind=kind),
+        batch=BatchConfig(global_batch_tokens=8 * 128, micro_batch_size=1),
+        optim=OptimConfig(lr=0.01), schedule=ScheduleConfig(warmup_tokens=0), tokens=20 * 8 * 128,
+    )  # fmt: skip
+    course, again = (Course(spec, prepare(denoising, home).folder) for _ in range(2))
+    for step in (0, 7, 19):
+        whole = course.batch(step)
+        for world in (2, 4):
+            # Another course, and ranks in another order: what was asked before must not matter.
+            parts = {rank: again.batch(step, rank, world) for rank in reversed(range(world))}
+            for name, column in whole.items():
+                shared = np.concatenate([parts[rank][name] for rank in range(world)])
+                assert np.array_equal(column, shared)
+    other = Course(spec.model_copy(update={"seed": 4}), prepare(denoising, home).folder)
+    assert not np.array_equal(other.batch(0)["ids"], course.batch(0)["ids"])
+
+
 def test_every_objective_that_may_be_named_exists() -> None:
     assert set(OBJECTIVES) == set(get_args(ObjectiveKind))
 
@@ -134,6 +189,14 @@ def test_sentinels_needed_are_those_of_the_denoiser_with_most_pieces() -> None:
     assert sentinels_needed(ObjectiveConfig(kind="causal"), 512) == 0
     assert sentinels_needed(ObjectiveConfig(kind="span"), 512) == 23
     assert sentinels_needed(ObjectiveConfig(kind="ul2"), 512) == 64
+
+
+@pytest.fixture(scope="module")
+def denoising(home: Path) -> DataConfig:
+    """The tests' corpus with sentinels, prepared."""
+    data = denoising_data()
+    prepare(data, home)
+    return data
 
 
 class Counting(nn.Module):

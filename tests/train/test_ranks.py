@@ -20,8 +20,8 @@ Ranks = list[subprocess.Popen[bytes]]
 
 
 @contextmanager
-def together(run: RunDir, world_size: int = 2) -> Generator[Ranks]:
-    """Several processes with the variables that torchrun, too, sets."""
+def together(*runs: RunDir, world_size: int = 2) -> Generator[Ranks]:
+    """Several processes, for one run after another, with the variables that torchrun, too, sets."""
     shared = {
         "WORLD_SIZE": world_size,
         "LOCAL_WORLD_SIZE": world_size,
@@ -29,7 +29,7 @@ def together(run: RunDir, world_size: int = 2) -> Generator[Ranks]:
     }
     ranks = [
         subprocess.Popen(
-            [*TRAIN, str(run.path)],
+            [*TRAIN, *(str(run.path) for run in runs)],
             env=os.environ
             | {k: str(v) for k, v in (shared | {"RANK": n, "LOCAL_RANK": n}).items()},
         )

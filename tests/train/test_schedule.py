@@ -4,6 +4,8 @@ import math
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from train.config import ScheduleConfig
 from train.schedule import SCHEDULES, ScheduleKind, lr_factor
@@ -68,6 +70,24 @@ def test_every_schedule_warms_up_then_never_rises_and_keeps_within_the_peak(
 @pytest.mark.parametrize("kind", set(SCHEDULES) - {"constant", "inverse_sqrt"})
 def test_every_schedule_that_decays_ends_at_its_final_fraction(kind: ScheduleKind) -> None:
     assert lr_factor(schedule(kind, final_fraction=0.1), 1100, 1100) == pytest.approx(0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    horizon=st.integers(1, 10**9),
+    warm=st.floats(0, 1),
+    final=st.floats(0, 1),
+    decay=st.floats(0.01, 1),
+    seen=st.floats(0, 1.5),
+)
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_every_schedule_stays_between_nothing_and_the_peak_whatever_it_is_given(
+    kind: ScheduleKind, horizon: int, warm: float, final: float, decay: float, seen: float
+) -> None:
+    chosen = schedule(
+        kind, warmup_tokens=int(warm * horizon), final_fraction=final, decay_fraction=decay
+    )
+    assert 0 <= lr_factor(chosen, int(seen * horizon), horizon) <= 1
 
 
 def test_every_schedule_that_may_be_named_exists() -> None:

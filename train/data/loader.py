@@ -14,6 +14,9 @@ from train.data.curate import Split, check_mixture
 from train.data.mixture import apportion, key, schedule, shuffle
 from train.data.prepare import PreparedData, load, tokens_path
 
+# Samples whose windows are looked up together.
+AHEAD = 1024
+
 
 class TokenSource:
     """The tokens of one source and split as windows that share one token with the next.
@@ -24,9 +27,9 @@ class TokenSource:
     def __init__(self, prepared: PreparedData, source: str, split: Split, seq_len: int) -> None:
         n_tokens = prepared.manifest.sources[source][split].tokens
         path = tokens_path(prepared.folder, source, split)
-        # An empty file cannot be mapped.
+        # An empty file cannot be mapped. A plain view: every slice of a memmap is dear.
         mapped = np.memmap(path, prepared.manifest.dtype, mode="r") if n_tokens else np.empty(0)
-        self._tokens = mapped
+        self._tokens = np.asarray(mapped)
         self.seq_len = seq_len
         self.n_windows = max(0, n_tokens - 1) // seq_len
 
@@ -102,6 +105,7 @@ class TrainLoader:
         self.begin = begin
         self.taken = dict(taken or {})
         self._before = np.array([self.taken.get(name, 0) for name in self.schedule.sources])
+        self._ahead, self._found = 0, self._located(np.arange(0))
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """The rows of one rank in the global batch of a step: (B / world, T + 1) int64."""
@@ -109,33 +113,51 @@ class TrainLoader:
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
         """The windows (n, T + 1) of samples by number."""
+        source, window = self._places(samples)
         rows = np.empty((len(samples), self.seq_len + 1), dtype=np.int64)
-        for name, chosen, indices in self._places(samples):
-            rows[chosen] = self.sources[name].windows(indices)
+        for index, name in enumerate(self.schedule.sources):
+            chosen = source == index
+            if chosen.any():
+                rows[chosen] = self.sources[name].windows(window[chosen])
         return rows
 
     def origins(self, samples: np.ndarray) -> list[Origin]:
         """Where the windows of samples come from, in their order."""
+        source, window = self._located(samples)
         found: dict[int, Origin] = {}
-        for name, chosen, indices in self._places(samples):
-            documents = self.sources[name].documents(indices)
-            for place, index, (first, last) in zip(
-                np.flatnonzero(chosen).tolist(), indices.tolist(), documents, strict=True
-            ):
-                found[place] = Origin(name, index, first, last)
+        for index in np.unique(source).tolist():
+            name, chosen = self.schedule.sources[index], np.flatnonzero(source == index)
+            windows = window[chosen]
+            documents = self.sources[name].documents(windows)
+            for place, at, ends in zip(chosen.tolist(), windows.tolist(), documents, strict=True):
+                found[place] = Origin(name, at, *ends)
         return [found[place] for place in range(len(samples))]
 
-    def _places(self, samples: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """By source and epoch: which of the samples (a mask), and their windows in the source."""
+    def _places(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Source and window of each sample.
+
+        Those of the coming steps are found with them: a call costs more than what it computes.
+        """
+        first, end = int(samples.min()), int(samples.max()) + 1
+        if end - first > AHEAD:
+            return self._located(samples)
+        if first < self._ahead or end > self._ahead + len(self._found[0]):
+            self._ahead, self._found = first, self._located(np.arange(first, first + AHEAD))
+        source, window = self._found
+        return source[samples - self._ahead], window[samples - self._ahead]
+
+    def _located(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         source, ordinal = self.schedule.locate(samples - self.begin)
         ordinal = ordinal + self._before[source]
+        window = np.empty(len(samples), dtype=np.int64)
         for index, name in enumerate(self.schedule.sources):
             n_windows = self.sources[name].n_windows
             epoch, place = np.divmod(ordinal, n_windows)
             for current in np.unique(epoch[source == index]):
                 chosen = (source == index) & (epoch == current)
                 shuffled = key(self.seed, name, int(current))
-                yield name, chosen, shuffle(place[chosen], n_windows, shuffled)
+                window[chosen] = shuffle(place[chosen], n_windows, shuffled)
+        return source, window
 
     def epochs(self, samples: int) -> dict[str, float]:
         """How often each source is gone through in the first `samples` samples."""
