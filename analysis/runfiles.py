@@ -36,7 +36,8 @@ create table metrics (
     lr double, tokens_per_second double, seconds double, others json);
 create view steps as
     select * from metrics
-    qualify row_number() over (partition by run_id, step order by attempt desc) = 1;
+    qualify row_number() over (
+        partition by run_id, step order by attempt desc, rowid desc) = 1;
 create view layer_norms as
     select run_id, step, tokens, key[:place - 1] as quantity, key[place + 1:] as layer,
         try_cast(others->>key as double) as value

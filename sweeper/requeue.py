@@ -52,6 +52,10 @@ def _scontrol(*arguments: str) -> str | None:
             timeout=ANSWER_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"scontrol {' '.join(arguments)}: {error}", flush=True)
         return None
-    return done.stdout if done.returncode == 0 else None
+    if done.returncode != 0:
+        print(f"scontrol {' '.join(arguments)}: {done.stderr.strip()}", flush=True)
+        return None
+    return done.stdout

@@ -2,13 +2,17 @@
 
 import errno
 import math
+import os
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
+
+import deepspeed
 
 # deepspeed.initialize would import this, and half of torch with it, in the child of every run.
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+import deepspeed.runtime.zero.muon.muon_optimizer
 import torch
 import torch.distributed as dist
 
@@ -16,16 +20,18 @@ from model.counts import flops_per_token, params_active, params_non_embedding, p
 from model.initial import initialise
 from model.transformer import Transformer
 from train import checkpoint, lineage
+from train.adoption import adopt
 from train.config import RunSpec, tokens_after, with_micro_batch
 from train.data.prepare import PreparedData, prepare
 from train.engine import build_engine
 from train.environment import describe
 from train.job import Ended, Grant, Place, claim, micro_batch_in_use, well
 from train.logmarks import marked
-from train.loop import Outcome, train
+from train.loop import Outcome, newest_whole, train
 from train.parallel import Ranks, agree, connect, total
+from train.phases import in_force, just_changed, keeps_moments
 from train.replicas import Corrupted
-from train.runlog import Cause, Failure, Result, RunDir, write_atomic
+from train.runlog import Cause, Failure, Result, RunDir, step_of, write_atomic
 from train.stability import shrink_embedding_gradient
 from train.stages.context import Context
 from train.stages.dpo import direct_preference
@@ -184,17 +190,56 @@ def train_run(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None
     with interruptible(run, stop, ranks):
         data = prepare(spec.data, run.home)
         describe_attempt(run, data, ranks)
-        context = Context(run, spec, data.folder, starting_model(run, spec), ranks)
-        shrink_embedding_gradient(context.model.embedding, spec.stability.embedding_gradient)
-        parts = STAGES[spec.stage](context)
-        engine = build_engine(context.model, spec, ranks)
-    outcome = train(engine, parts.objective, spec, run, attempt, ranks, stop)
-    spent = run.seconds_before(attempt) + outcome.seconds
+    if ranks.first:
+        adopt(run, spec)
+    spent = 0.0
+    while True:
+        with interruptible(run, stop, ranks):
+            state = agree(newest_whole(run, spec) if ranks.first else None, ranks)
+            current = in_force(spec, step_of(state))
+            context = Context(run, current, data.folder, starting_model(run, current, state), ranks)
+            shrink_embedding_gradient(context.model.embedding, spec.stability.embedding_gradient)
+            parts = STAGES[spec.stage](context)
+            engine = build_engine(context.model, current, ranks)
+            go_on(engine, run, spec, state, ranks)
+        first = step_of(state)
+        outcome = train(engine, parts.objective, current, run, attempt, ranks, stop, first, spent)
+        spent += outcome.seconds
+        if outcome.state != "RESUME":
+            break
+        engine.destroy()
     with interruptible(run, stop, ranks):
         metrics = parts.evaluate(context.model) if outcome.state == "DONE" else {}
     if ranks.first:
-        finish(context, attempt, outcome, metrics, spent)
+        finish(context, attempt, outcome, metrics, run.seconds_before(attempt) + spent)
     engine.destroy()
+
+
+def go_on(
+    engine: deepspeed.DeepSpeedEngine,
+    run: RunDir,
+    spec: RunSpec,
+    state: Path | None,
+    ranks: Ranks,
+) -> None:
+    """Give the engine the state to go on from, or what a change of the run leaves of it."""
+    if state is None:
+        return
+    step = step_of(state)
+    changed = just_changed(spec, step)
+    before, after = in_force(spec, step - 1), in_force(spec, step)
+    if not changed or keeps_moments(before.optim, after.optim):
+        checkpoint.resume(engine, state)
+    if not ranks.first:
+        return
+    run.event("resume", step=step, path=os.path.relpath(state, run.path))
+    if changed:
+        for name, was, now in (
+            ("optim", before.optim.model_dump(), after.optim.model_dump()),
+            ("activation", before.model.activation, after.model.activation),
+        ):
+            if was != now:
+                run.event("changed", step=step, field=name, was=was, now=now)
 
 
 @contextmanager
@@ -226,8 +271,15 @@ def describe_attempt(run: RunDir, data: PreparedData, ranks: Ranks) -> None:
         write_atomic(run.path / "env.json", describe(data, ranks))
 
 
-def starting_model(run: RunDir, spec: RunSpec) -> Transformer:
-    """Fresh weights from the seed, or those of the parent run or of the folder to start from."""
+def starting_model(run: RunDir, spec: RunSpec, state: Path | None) -> Transformer:
+    """Weights to begin with: drawn, or of the parent run, or of the folder to start from.
+
+    Where a state is at hand it brings its own; only a change of the optimizer takes no more of it.
+    """
+    if state is not None and just_changed(spec, step_of(state)):
+        model = Transformer(spec.model)
+        model.load_state_dict(checkpoint.module_weights(state))
+        return model
     if spec.parent is not None:
         return checkpoint.load_final(RunDir(run.home / "runs" / spec.parent))
     if spec.start is not None:
@@ -263,7 +315,7 @@ def result_of(
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     return Result(
         run_id=run.path.name,
-        state=outcome.state,
+        state="DONE" if outcome.state == "DONE" else "DIVERGED",
         cause="diverged" if outcome.state == "DIVERGED" else "",
         tokens=tokens,
         inherited_tokens=lineage.inherited_tokens(run, spec),

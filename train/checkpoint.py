@@ -1,4 +1,4 @@
-"""Resumable engine states and final weights on disk: atomic, verified, retained by count.
+"""Resumable engine states and final weights on disk: atomic, verified, retained by rule.
 
 An attempt writes below its own folder alone, and only while no later one exists.
 """
@@ -7,9 +7,9 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import deepspeed
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,12 +18,11 @@ from model.grow import grow
 from model.transformer import Transformer
 from train import huggingface
 from train.choices import Start
-from train.parallel import Ranks, agree
+from train.engine import WeightsOnly
+from train.retention import is_milestone, retained
 from train.runlog import CHECKPOINT_MANIFEST, RunDir, step_of, write_atomic
 from train.start import digest
 from train.stopping import EndedEarly
-
-KEPT = 2  # the newest, and the one before it should the newest be damaged
 
 
 def _sha256(path: Path) -> str:
@@ -57,33 +56,18 @@ def refuse_superseded(run: RunDir, attempt: int) -> None:
         raise EndedEarly("superseded", message, run.resume_step())
 
 
-def save(
-    engine: deepspeed.DeepSpeedEngine, run: RunDir, attempt: int, step: int, ranks: Ranks
-) -> None:
-    """Write the engine's state after `step` steps; the manifest, last, makes it count.
-
-    Raises EndedEarly where a later attempt exists. What a full disk leaves of it is removed.
-    """
-    folder = run.attempt_checkpoints(attempt) / f"step-{step}"
-    if agree(ranks.first and run.superseded(attempt), ranks):
-        refuse_superseded(run, attempt)
-    try:
-        engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
-        dist.barrier()
-        if ranks.first:
-            seal(folder)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if ranks.first:
-        run.event("checkpoint", attempt=attempt, step=step)
-        drop_old(run, attempt)
-
-
 def drop_old(run: RunDir, attempt: int) -> None:
-    """Keep the newest states of all attempts. A successor may be reading them: then nothing."""
-    if not run.superseded(attempt):
-        for old in run.resume_states()[KEPT:]:
+    """Keep what is to be retained of all attempts' states; the oldest goes when a newer is whole.
+
+    A successor may be reading them: then nothing.
+    """
+    if run.superseded(attempt):
+        return
+    states = run.resume_states()
+    kept = retained(run.spec(), [step_of(p) for p in states if (p / CHECKPOINT_MANIFEST).exists()])
+    newest = max(kept, default=0)
+    for old in states:
+        if step_of(old) not in kept and step_of(old) < newest:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -100,11 +84,20 @@ def newest_whole(run: RunDir) -> Path | None:
     return None
 
 
-def resume(engine: deepspeed.DeepSpeedEngine, folder: Path) -> int:
-    """Load an engine state and return the steps that it holds."""
+def resume(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
+    """Load an engine state; what the optimizer is set to stays as it was built."""
+    optimizer: Any = engine.optimizer
+    built = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     assert path is not None, f"DeepSpeed found nothing to load in {folder}"
-    return step_of(folder)
+    for group, settings in zip(optimizer.param_groups, built, strict=True):
+        group.update(settings)
+
+
+def module_weights(folder: Path) -> dict[str, Tensor]:
+    """The parameters of an engine state, which ZeRO below 3 keeps whole."""
+    path = folder / "mp_rank_00_model_states.pt"
+    return WeightsOnly().load(str(path), map_location="cpu")["module"]
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:
@@ -129,9 +122,14 @@ def save_final(model: Transformer, run: RunDir, attempt: int) -> None:
 
 
 def drop_resume_states(run: RunDir) -> None:
-    """A finished run needs no state to resume from."""
+    """A finished run needs no state to resume from; its milestones stay."""
+    spec = run.spec()
+    for state in run.resume_states():
+        if not is_milestone(spec, step_of(state)):
+            shutil.rmtree(state, ignore_errors=True)
     for folder in run.checkpoints.glob("attempt-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        if not any(folder.glob("step-*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_final(run: RunDir) -> Transformer:

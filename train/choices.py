@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model.config import Activation
+
 ObjectiveKind = Literal["causal", "prefix", "span", "ul2"]
 OptimizerName = Literal["adamw", "adafactor", "muon", "lion"]
 ScheduleKind = Literal["cosine", "linear", "inverse_sqrt", "plateau_linear", "wsd", "constant"]
@@ -53,23 +55,27 @@ class Start(Frozen):
 
 
 class Phase(Frozen):
-    """From `start`, a fraction of the tokens, on: another objective, another mixture, or both.
+    """From `start`, a fraction of the tokens, on: what changes of the run.
 
-    What is None goes on as in the run's first part. A phase begins with the first whole step at or
-    after its start.
+    A phase begins with the first whole step at or after its start; what is None goes on as it was.
+    A new `optim`, peak rate `lr` or `activation` is a restart of the engine (train.phases); an
+    optimizer of another kind begins without memory.
     """
 
     start: float = Field(gt=0, lt=1)
     objective: ObjectiveConfig | None = None
     mixture: dict[str, float] | None = None
+    optim: "OptimConfig | None" = None
+    lr: float | None = Field(default=None, gt=0)
+    activation: Activation | None = None
 
     @model_validator(mode="after")
     def _legal(self) -> Self:
         check_weights(self.mixture or {})
-        if self.objective is None and self.mixture is None:
+        if not self.model_fields_set - {"start"}:
             raise ValueError(
-                f"the phase from start={self.start:g} changes nothing; give it an objective or a "
-                "mixture"
+                f"the phase from start={self.start:g} changes nothing; give it an objective, a "
+                "mixture, an optimizer, a rate or an activation"
             )
         return self
 

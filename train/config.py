@@ -60,6 +60,24 @@ class DataConfig(Frozen):
         return self
 
 
+class SpikeConfig(Frozen):
+    """When a step is a spike, and what is done about it (train.spikes).
+
+    A spike: the loss or the log of the gradient norm lies `deviations` robust standard deviations
+    above the median of the last `window` steps, or is no number; None looks for none. The run goes
+    back `rewind` steps, skips the batches that it saw since, and goes on; from the second spike on
+    at a rate times `lr_factor` each. One more than `limit` of them is DIVERGED.
+    Source: Chowdhery et al. 2022, arXiv:2204.02311, sec. 5.1 (going back, skipping); the numbers
+    are ours.
+    """
+
+    deviations: float | None = Field(default=None, gt=0)
+    window: int = Field(default=50, ge=10)
+    rewind: int = Field(default=10, ge=1)
+    lr_factor: float = Field(default=0.5, gt=0, le=1)
+    limit: int = Field(default=3, ge=1)
+
+
 class StabilityConfig(Frozen):
     """What keeps a run stable, and when it is DIVERGED.
 
@@ -79,7 +97,22 @@ class StabilityConfig(Frozen):
     z_loss: float = Field(default=0.0, ge=0)
     max_z_loss: float = Field(default=0.0, ge=0)
     embedding_gradient: float = Field(default=1.0, ge=0, le=1)
+    spikes: SpikeConfig = SpikeConfig()
     replica_check_every: int = Field(default=0, ge=0)
+
+
+class CheckpointConfig(Frozen):
+    """States to resume from: how a run is kept, and no part of what it is.
+
+    One is written every `every_seconds` of training: so much work a killed process loses. The
+    newest `keep` are retained, and a finished run needs none; what a run holds when it passes each
+    multiple of `keep_every_tokens` stays for good.
+    """
+
+    every_seconds: float = Field(default=30.0, gt=0)
+    # The newest, and the one before it should the newest be damaged.
+    keep: int = Field(default=2, ge=1)
+    keep_every_tokens: int | None = Field(default=None, gt=0)
 
 
 class ParallelConfig(Frozen):
@@ -139,6 +172,7 @@ class RunSpec(Frozen):
     tokens: int = Field(gt=0)
     stability: StabilityConfig = StabilityConfig()
     parallel: ParallelConfig = ParallelConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     evals: EvalConfig = EvalConfig()
     preference: PreferenceConfig = PreferenceConfig()
 
@@ -179,6 +213,9 @@ class RunSpec(Frozen):
         return self
 
 
+# What a run is called, where it goes on from, and what is kept of it on the way.
+LABELS = {"study", "trial", "budget", "trunk", "checkpoints"}
+
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -191,10 +228,10 @@ def _address(text: str) -> str:
 
 
 def run_content(spec: RunSpec) -> dict[str, Any]:
-    """What identifies a run: all but the labels, its trunk, the place where its text lies, and how
-    often its replicas are compared.
+    """What identifies a run: all but the labels, how it is kept and checked, and where its text
+    lies.
     """
-    content = spec.model_dump(mode="json", exclude={"study", "trial", "budget", "trunk"})
+    content = spec.model_dump(mode="json", exclude=LABELS)
     del content["data"]["corpus"], content["stability"]["replica_check_every"]
     if not spec.leaves:
         del content["leaves"]

@@ -22,8 +22,6 @@ FLOAT_BYTES = 4
 METRICS_LINE_BYTES = 200
 # A layer's norms in it. Ours, measured: six numbers with their names.
 LAYER_NORMS_BYTES = 250
-# Resumable states that a training run keeps (train.checkpoint, which needs torch).
-STATES_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,11 @@ def checkpoint_bytes(spec: RunSpec) -> int:
 
 
 def storage_bytes(spec: RunSpec) -> int:
-    """What a finished run leaves on disk: weights, a metrics line a step, states for branches."""
-    kept = len(spec.leaves) * checkpoint_bytes(spec)
-    return kept + FLOAT_BYTES * params_total(spec.model) + metrics_bytes(spec)
+    """What a finished run leaves on disk: weights, a metrics line a step, states kept for good."""
+    every = spec.checkpoints.keep_every_tokens
+    kept = len(spec.leaves) + (spec.tokens // every if every else 0)
+    weights = FLOAT_BYTES * params_total(spec.model)
+    return kept * checkpoint_bytes(spec) + weights + metrics_bytes(spec)
 
 
 def metrics_bytes(spec: RunSpec) -> int:
@@ -143,5 +143,10 @@ def metrics_bytes(spec: RunSpec) -> int:
 
 
 def working_bytes(spec: RunSpec) -> int:
-    """What a run needs on disk beside that while it trains: its states to resume from."""
-    return STATES_KEPT * checkpoint_bytes(spec)
+    """What a run needs on disk beside that while it trains: its states to resume from.
+
+    The oldest goes once a newer one is whole; where spikes are looked for one from before them
+    stays too.
+    """
+    rewound = spec.stability.spikes.deviations is not None
+    return (spec.checkpoints.keep + 1 + rewound) * checkpoint_bytes(spec)

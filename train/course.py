@@ -12,9 +12,10 @@ import numpy as np
 
 from train.choices import ObjectiveConfig
 from train.config import RunSpec
-from train.data.loader import TrainLoader
+from train.data.loader import Origin, TrainLoader
 from train.objectives import examples
-from train.ramp import batch_tokens_at, seen_after, steps_reaching
+from train.phases import begins
+from train.ramp import batch_tokens_at, seen_after
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,29 @@ class Leg:
 
 
 class Course:
-    """The legs of a run in turn: one, and another from each phase on."""
+    """The legs of a run in turn: one, and another from each phase on that changes its data."""
 
     def __init__(self, spec: RunSpec, folder: Path) -> None:
         """Raises ValueError for a mixture that the data cannot serve."""
         self.spec = spec
-        self.legs: list[Leg] = []
-        self._add(0, spec.objective, spec.data.mixture, folder)
+        loader = self._loader(0, spec.data.mixture, {}, folder)
+        self.legs = [Leg(0, spec.objective, loader)]
         for phase in spec.phases:
-            first = steps_reaching(spec.batch, phase.start * spec.tokens)
-            mixture = spec.data.mixture if phase.mixture is None else phase.mixture
-            self._add(first, phase.objective or spec.objective, mixture, folder)
+            if phase.objective is None and phase.mixture is None:
+                continue
+            first, latest = begins(spec, phase), self.legs[-1]
+            if phase.mixture is not None:
+                taken = latest.loader.taken_after(self.first_sample(first))
+                loader = self._loader(first, phase.mixture, taken, folder)
+            self.legs.append(Leg(first, phase.objective or latest.objective, loader))
         self._firsts = [leg.first for leg in self.legs]
 
-    def _add(
-        self, first: int, objective: ObjectiveConfig, mixture: dict[str, float], folder: Path
-    ) -> None:
+    def _loader(
+        self, first: int, mixture: dict[str, float], taken: dict[str, int], folder: Path
+    ) -> TrainLoader:
         spec, begin = self.spec, self.first_sample(first)
-        taken = self.legs[-1].loader.taken_after(begin) if self.legs else {}
         batch = spec.batch.global_batch_tokens // spec.model.seq_len
-        loader = TrainLoader(folder, mixture, spec.model.seq_len, batch, spec.seed, begin, taken)
-        self.legs.append(Leg(first, objective, loader))
+        return TrainLoader(folder, mixture, spec.model.seq_len, batch, spec.seed, begin, taken)
 
     def first_sample(self, step: int) -> int:
         """Number of the first window of a step."""
@@ -66,3 +69,7 @@ class Course:
         leg, samples = self.leg(step), self.samples(step, rank, world)
         ids = leg.loader.rows(samples)
         return examples(ids, samples, self.spec.seed, leg.objective, self.spec.model)
+
+    def origins(self, step: int) -> list[Origin]:
+        """Where the windows of a step's whole batch come from."""
+        return self.leg(step).loader.origins(self.samples(step))

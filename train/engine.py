@@ -1,9 +1,12 @@
 """The DeepSpeed engine: the only caller of deepspeed.initialize."""
 
+import io
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -77,20 +80,44 @@ def build_engine(model: Transformer, spec: RunSpec, ranks: Ranks) -> deepspeed.D
     return engine
 
 
-class WeightsOnly(TorchCheckpointEngine):
-    """DeepSpeed's files, read without running what a pickle might ask for.
+class Snapshot:
+    """Files of a state as this rank made them between two steps, yet to be written."""
 
-    Written through a file of ours, so that a full disk is an OSError that says so.
-    """
+    def __init__(self, files: Sequence[tuple[str, io.BytesIO]]) -> None:
+        self._files = files
+
+    def write(self) -> None:
+        """Write them to the disk. Raises OSError where it has no room."""
+        for path, content in self._files:
+            with open(path, "wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def snapshot(engine: deepspeed.DeepSpeedEngine, folder: Path) -> Snapshot:
+    """The engine's state as it is now, for files in a folder, which is made. All ranks must."""
+    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    held: Any = engine.checkpoint_engine
+    return held.take()
+
+
+class WeightsOnly(TorchCheckpointEngine):
+    """DeepSpeed's files, held in memory until taken, and read without running what is in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[tuple[str, io.BytesIO]] = []
 
     def save(self, state_dict: Any, path: str) -> None:
-        with open(path, "wb") as file:
-            try:
-                torch.save(state_dict, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        content = io.BytesIO()
+        torch.save(state_dict, content)
+        self._held.append((path, content))
+
+    def take(self) -> Snapshot:
+        """What was saved since the last time."""
+        taken, self._held = Snapshot(self._held), []
+        return taken
 
     def load(self, path: str, map_location: Any = None) -> Any:
         with torch.serialization.safe_globals(list(STATE_TYPES)):

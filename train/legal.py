@@ -1,10 +1,12 @@
 """Which choices of a recipe go together: what `plan` refuses before a job is queued. No torch."""
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from model.config import GATED, Activation
 from train.choices import PLATEAUS, ZERO_STAGES
 from train.denoisers import objectives_of, sentinels_needed
+from train.phases import begins, in_force, is_change
 from train.ramp import seen_after, steps_within
 from train.schedule import lr_factor
 
@@ -21,6 +23,11 @@ def check_recipe(spec: "RunSpec") -> None:
     """Raises ValueError with the value, the rule it breaks, and the way out."""
     for check in CHECKS:
         check(spec)
+    for phase in spec.phases:
+        if is_change(phase):
+            changed = in_force(spec, begins(spec, phase))
+            for check in (_zero_stage, _adafactor, _model):
+                check(changed)
 
 
 def _batches(spec: "RunSpec") -> None:
@@ -52,6 +59,40 @@ def _phases(spec: "RunSpec") -> None:
     if any(a.start >= b.start for a, b in pairwise(spec.phases)):
         starts = [phase.start for phase in spec.phases]
         raise ValueError(f"phases start at {starts}; list them by ascending start, each once")
+
+
+def _changes(spec: "RunSpec") -> None:
+    """What a phase changes of the engine goes with the rest of the run, and keeps its shapes."""
+    for phase in spec.phases:
+        new, old = phase.activation, spec.model.activation
+        if new is not None and (new in GATED) != (old in GATED):
+            kind = "three matrices, gated" if old in GATED else "two matrices"
+            raise ValueError(
+                f"a phase changes model.activation={old!r} to {new!r}, but a block of this model "
+                f"has {kind}; use one of "
+                f"{sorted(a for a in get_args(Activation) if (a in GATED) == (old in GATED))}"
+            )
+        if is_change(phase) and spec.parallel.zero_stage == 3:
+            raise ValueError(
+                "a phase changes optim, lr or activation with parallel.zero_stage=3, whose states "
+                "hold the weights in pieces; use zero_stage below 3"
+            )
+
+
+def _spikes(spec: "RunSpec") -> None:
+    if spec.stability.spikes.deviations is None:
+        return
+    for name, given in (
+        ("batch.ramp", bool(spec.batch.ramp)),
+        ("trunk", spec.trunk is not None),
+        ("leaves", bool(spec.leaves)),
+    ):
+        if given:
+            raise ValueError(
+                f"stability.spikes.deviations={spec.stability.spikes.deviations:g} with {name}: "
+                "after a spike a run takes other batches than planned, so its batches must be "
+                f"alike and its own; leave {name} out, or set deviations to null"
+            )
 
 
 def _objectives(spec: "RunSpec") -> None:
@@ -191,6 +232,8 @@ CHECKS = (
     _batches,
     _pretraining_only,
     _phases,
+    _changes,
+    _spikes,
     _objectives,
     _zero_stage,
     _schedule,

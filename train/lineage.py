@@ -89,8 +89,6 @@ def history(home: Path, spec: RunSpec, last: int) -> list[dict[str, Any]]:
 
 def inherited_tokens(run: RunDir, spec: RunSpec) -> int:
     """Tokens before the first step that any attempt at a run made itself."""
-    if spec.trunk is None and not spec.leaves:
-        return 0
     logs = (read_lines(run.metrics(attempt.number)) for attempt in run.attempts())
     made = [int(line["step"]) for log in logs for line in islice(log, 1)]
     return tokens_after(spec, min(made, default=steps(spec) + 1) - 1)

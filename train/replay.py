@@ -27,9 +27,10 @@ from train import checkpoint
 from train.attempt import STAGES, starting_model
 from train.config import RunSpec, sequences_per_rank, tokens_after
 from train.data.prepare import prepare
-from train.engine import STATE_TYPES, build_engine, gradient_norm, set_lr
+from train.engine import build_engine, gradient_norm, set_lr
 from train.loop import dropout_seed, train_step
 from train.parallel import Ranks, connect
+from train.phases import in_force
 from train.replay_files import ANSWER, ORDER, ReplayAnswer, ReplayOrder
 from train.replicas import checksum, fold
 from train.runlog import RunDir, write_atomic
@@ -49,8 +50,7 @@ def spec_for(spec: RunSpec, world_size: int) -> RunSpec:
 def load_weights(model: Transformer, run: RunDir, weights: str) -> Transformer:
     """The model with the weights of a folder of its run. Raises ValueError where they are damaged.
 
-    Its own where none is named. Of a state to resume from the parameters alone are read, which ZeRO
-    below 3 keeps whole.
+    Its own where none is named; of a state to resume from the parameters alone are read.
     """
     if not weights:
         return model
@@ -59,20 +59,17 @@ def load_weights(model: Transformer, run: RunDir, weights: str) -> Transformer:
         raise ValueError(f"{folder} is damaged or gone; replay from another state")
     if folder == run.final:
         return checkpoint.load_final(run)
-    with torch.serialization.safe_globals(list(STATE_TYPES)):
-        file = folder / "mp_rank_00_model_states.pt"
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["module"])
+    model.load_state_dict(checkpoint.module_weights(folder))
     return model
 
 
 def replay(order: ReplayOrder, ranks: Ranks) -> ReplayAnswer:
     """Do the steps, deterministically. Every rank gets the answer."""
     run = RunDir(Path(order.run))
-    own = run.spec()
+    own = in_force(run.spec(), order.step - 1)
     spec = spec_for(own, ranks.world_size)
     data = prepare(spec.data, run.home)
-    model = load_weights(starting_model(run, spec), run, order.weights)
+    model = load_weights(starting_model(run, spec, None), run, order.weights)
     shrink_embedding_gradient(model.embedding, spec.stability.embedding_gradient)
     objective = STAGES[spec.stage](Context(run, spec, data.folder, model, ranks)).objective
     engine = build_engine(model, spec, ranks)

@@ -313,14 +313,18 @@ class RunDir:
 def create_run(home: Path, spec: RunSpec) -> RunDir:
     """Make the run directory of a spec, or return the one that is there: same id, same content.
 
-    How often replicas are compared is no content: the next attempt does it as asked last.
+    How often replicas are compared and states kept is no content: the next attempt does it as asked
+    last.
     """
     run = RunDir(home / "runs" / run_id(spec))
     run.path.mkdir(parents=True, exist_ok=True)
     path = run.path / "run.json"
     if not path.exists():
         write_atomic(path, spec.model_dump_json(indent=1))
-    elif (written := run.spec()).stability != spec.stability:
-        changed = written.model_copy(update={"stability": spec.stability})
+        return run
+    written = run.spec()
+    kept = {"stability": spec.stability, "checkpoints": spec.checkpoints}
+    changed = written.model_copy(update=kept)
+    if changed != written:
         write_atomic(path, changed.model_dump_json(indent=1))
     return run

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from train import checkpoint, lineage
 from train.config import RunSpec
+from train.engine import snapshot
 from train.parallel import Ranks, agree
 from train.runlog import CHECKPOINT_MANIFEST, RunDir, step_of
 
@@ -39,7 +40,7 @@ def leave(
     if ranks.first:
         drop_torn(place.parent, run, attempt)
     try:
-        engine.save_checkpoint(str(aside), tag=place.name, save_latest=False)
+        snapshot(engine, aside / place.name).write()
         dist.barrier()
         if ranks.first:
             _complete(aside / place.name, place, history)

@@ -100,9 +100,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_every_trial_and_every_promoted_stage_has_a_result(finished: Finished) -> None:
     states = dict(finished.sql("select state, count(*) from runs group by 1"))
-    # 23 different runs of 26 trials, and the three stages of the promotion.
-    assert states == {"DONE": "24", "DIVERGED": "2"}
-    assert finished.sql("select count(*) from trials") == [["26"]]
+    # 25 different runs of 28 trials, and the three stages of the promotion.
+    assert states == {"DONE": "26", "DIVERGED": "2"}
+    assert finished.sql("select count(*) from trials") == [["28"]]
 
 
 def test_a_divergence_is_recorded_without_a_loss_and_named_in_the_ablation(
@@ -146,7 +146,7 @@ def test_optuna_s_own_tools_open_the_storage(finished: Finished) -> None:
     study = optuna.load_study(
         study_name="smallest", storage=f"sqlite:///{finished.folder / 'optuna.db'}"
     )
-    assert len(study.trials) == 26
+    assert len(study.trials) == 28
     assert all(trial.state.is_finished() for trial in study.trials)
     assert study.best_value > 0
 

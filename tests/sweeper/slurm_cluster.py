@@ -68,8 +68,12 @@ class SlurmCluster:
         atexit.unregister(self.stop)
         for name in reversed(list(self._daemons)):
             self._kill(name)
-        while left := self.processes():
+        # A process between its fork and its title belongs to nobody: hence a second look.
+        looks = 0
+        while looks < 2:
+            left = self.processes()
             _kill_all(left)
+            looks = 0 if left else looks + 1
         shutil.rmtree(self.folder / "mariadb", ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:

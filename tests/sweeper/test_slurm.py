@@ -74,6 +74,12 @@ def at_work(command: CommandLine, count: int = 1) -> list[RunDir]:
     return found()
 
 
+def said_in_jobs(command: CommandLine) -> str:
+    """What jobs printed, among it what Slurm refused them."""
+    logs = (command.home / "studies" / "small" / "jobs").glob("*/*_log.out")
+    return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')}" for path in logs)
+
+
 def job_of(slurm: SlurmCluster, run: RunDir) -> tuple[str, str]:
     """Slurm's number of the job that has a run, and its node."""
     name, _, index = run.attempts()[-1].job.partition("_")
@@ -161,7 +167,7 @@ def test_a_run_that_is_out_of_time_goes_on_in_the_same_job(
         ended(driver)
     whole(on_slurm, 2)
     assert causes(on_slurm) == ["timeout"]
-    assert len({attempt.job for attempt in run.attempts()}) == 1
+    assert len({attempt.job for attempt in run.attempts()}) == 1, said_in_jobs(on_slurm)
 
 
 def test_slurms_own_time_limit_is_waited_for_and_the_run_goes_on_at_its_step(

@@ -74,6 +74,12 @@ def make_run(home: Path) -> Callable[..., RunDir]:
     return partial(small_run, home)
 
 
+@pytest.fixture(scope="session")
+def make_spec(home: Path) -> RunSpec:
+    """A small RunSpec by itself."""
+    return small_run(home).spec()
+
+
 @pytest.fixture(scope="module")
 def make_shared_run(home: Path) -> Callable[..., RunDir]:
     """The same for what the tests of a module share."""

@@ -6,25 +6,29 @@ run's first; in the end the final ones are damaged.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from train import checkpoint, replay
 from train.attempt import starting_model
-from train.engine import build_engine
+from train.engine import build_engine, snapshot
 from train.parallel import Ranks, connect
 from train.replay_files import ReplayOrder
 from train.runlog import RunDir
+from train.saving import Saver
 
 
 def leave_weights(run: RunDir, ranks: Ranks) -> tuple[str, str]:
-    model = starting_model(run, run.spec())
+    model = starting_model(run, run.spec(), None)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)
     engine = build_engine(model, run.spec(), ranks)
-    checkpoint.save(engine, run, 1, 4, ranks)
+    saver = Saver(run, 1, ranks)
+    saver.start(partial(snapshot, engine), 4)
+    saver.finish()
     checkpoint.save_final(model, run, 1)
     engine.destroy()
     (state,) = run.resume_states()

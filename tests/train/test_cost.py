@@ -43,7 +43,7 @@ import sys, torch
 from pathlib import Path
 from model.transformer import Transformer
 from train.config import RunSpec
-from train.engine import build_engine
+from train.engine import build_engine, snapshot
 from train.losses import token_nats
 from train.parallel import connect
 
@@ -54,7 +54,7 @@ for _ in range(engine.gradient_accumulation_steps()):
     ids = torch.randint(0, run.model.vocab_size, (4, 65))
     engine.backward(token_nats(engine(ids[:, :-1]), ids[:, 1:]).sum())
     engine.step()
-engine.save_checkpoint(str(folder), tag="t", save_latest=False)
+snapshot(engine, folder / "t").write()
 """
 
 
@@ -183,7 +183,7 @@ def test_a_state_to_resume_from_is_as_large_as_deepspeed_writes_it(
 def test_a_finished_run_leaves_weights_and_its_metrics() -> None:
     run = spec()
     assert storage_bytes(run) == 4 * params_total(run.model) + 10 * 200
-    assert working_bytes(run) == 2 * checkpoint_bytes(run)
+    assert working_bytes(run) == 3 * checkpoint_bytes(run), "two that are kept, one on its way"
 
 
 def test_norms_of_layers_are_a_part_of_the_metrics() -> None:

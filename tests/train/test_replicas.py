@@ -116,8 +116,11 @@ def jobs(make_shared_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> 
     gradient = make_shared_run(**spec_fields(93, 4, zero_stage=0))
     kept = make_shared_run(**spec_fields(94, 1000, zero_stage=0))
     plain = make_shared_run(**spec_fields(95, 0, zero_stage=0))
-    spec = plain.spec().model_copy(update={"stability": StabilityConfig(replica_check_every=1)})
-    checked = twin(plain, tmp_path_factory.mktemp("checked"), spec)
+    checked = twin(
+        plain,
+        tmp_path_factory.mktemp("checked"),
+        stability=StabilityConfig(replica_check_every=1),
+    )
     asked: dict[str, tuple[RunDir, dict[str, Any]]] = {
         "four": (four, {"ranks": 4, "runs": [four], "fault": fault(2, 6)}),
         "used": (used, {"ranks": 2, "runs": [used], "fault": fault(1, 8)}),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 
-from train.config import RunSpec
 from train.runlog import Failure, Result, RunDir, create_run, read_lines
 
 TRAIN = (sys.executable, "-m", "train", "--threads", "1")
@@ -75,9 +74,9 @@ def events(run: RunDir, name: str) -> list[dict[str, object]]:
     return [event for event in read_lines(run.events) if event["event"] == name]
 
 
-def twin(run: RunDir, folder: Path, spec: RunSpec | None = None) -> RunDir:
-    """The same run, or another, in another store over the same prepared data."""
+def twin(run: RunDir, folder: Path, **fields: object) -> RunDir:
+    """The same run in another store, over the same prepared data; keywords replace its fields."""
     folder.mkdir(exist_ok=True)
     if not (folder / "data").exists():
         (folder / "data").symlink_to(run.home / "data")
-    return create_run(folder, spec or run.spec())
+    return create_run(folder, run.spec().model_copy(update=fields))

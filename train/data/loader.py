@@ -5,6 +5,7 @@ B batch, T sequence length; a window has T + 1 tokens: inputs [:-1], targets [1:
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,25 @@ class TokenSource:
         """Windows (n, T + 1) int64 of indices (n,) in [0, n_windows)."""
         starts = indices * self.seq_len
         return self._tokens[starts[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+
+    def documents(self, indices: np.ndarray) -> list[tuple[int, int]]:
+        """Numbers, from 0 in the order of the split, of the first and last document of windows.
+
+        Reads the whole split.
+        """
+        ends = np.flatnonzero(self._tokens == tokenizer.END_OF_TEXT)
+        starts = indices * self.seq_len
+        first, last = (np.searchsorted(ends, at) for at in (starts, starts + self.seq_len))
+        return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+class Origin(NamedTuple):
+    """A window by its number in its source, and the documents that it begins and ends in."""
+
+    source: str
+    window: int
+    first_document: int
+    last_document: int
 
 
 class TrainLoader:
@@ -101,6 +121,18 @@ class TrainLoader:
                 rows[chosen] = self.sources[name].windows(window[chosen])
         return rows
 
+    def origins(self, samples: np.ndarray) -> list[Origin]:
+        """Where the windows of samples come from, in their order."""
+        source, window = self._located(samples)
+        found: dict[int, Origin] = {}
+        for index in np.unique(source).tolist():
+            name, chosen = self.schedule.sources[index], np.flatnonzero(source == index)
+            windows = window[chosen]
+            documents = self.sources[name].documents(windows)
+            for place, at, ends in zip(chosen.tolist(), windows.tolist(), documents, strict=True):
+                found[place] = Origin(name, at, *ends)
+        return [found[place] for place in range(len(samples))]
+
     def _places(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Source and window of each sample.
 
@@ -119,10 +151,12 @@ class TrainLoader:
         ordinal = ordinal + self._before[source]
         window = np.empty(len(samples), dtype=np.int64)
         for index, name in enumerate(self.schedule.sources):
-            epoch, place = np.divmod(ordinal, self.sources[name].n_windows)
+            n_windows = self.sources[name].n_windows
+            epoch, place = np.divmod(ordinal, n_windows)
             for current in np.unique(epoch[source == index]):
                 chosen = (source == index) & (epoch == current)
-                window[chosen] = self._shuffled(name, int(current), place[chosen])
+                shuffled = key(self.seed, name, int(current))
+                window[chosen] = shuffle(place[chosen], n_windows, shuffled)
         return source, window
 
     def epochs(self, samples: int) -> dict[str, float]:
@@ -134,9 +168,6 @@ class TrainLoader:
         """Windows that were taken of each source, by others too, in the first `samples` samples."""
         own = self.schedule.samples_of(samples - self.begin)
         return {name: self.taken.get(name, 0) + own.get(name, 0) for name in self.taken | own}
-
-    def _shuffled(self, name: str, epoch: int, places: np.ndarray) -> np.ndarray:
-        return shuffle(places, self.sources[name].n_windows, key(self.seed, name, epoch))
 
 
 def rank_samples(global_batch: int, step: int, rank: int, world: int) -> np.ndarray:

@@ -29,4 +29,4 @@ def pretrain(context: Context) -> StageParts:
         return validate(model, spec, context.data, ranks)
 
     loss = routed(restrained(spec.stability), spec.model)
-    return StageParts(Objective(batch, weight, loss), evaluate)
+    return StageParts(Objective(batch, weight, loss, course.origins), evaluate)
