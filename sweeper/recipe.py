@@ -92,8 +92,10 @@ def horizon(recipe: Recipe, model: ModelConfig, budget: float) -> int:
     return batches * batch
 
 
-def zero_stage(recipe: Recipe) -> ZeroStage:
-    """The first that every optimizer of a run can have."""
+def zero_stage(recipe: Recipe, dp: int) -> ZeroStage:
+    """The first that every optimizer of a run can have; one process has nothing to share."""
+    if dp == 1:
+        return 0
     later = [ZERO_STAGES[phase.optim.name] for phase in recipe.phases if phase.optim is not None]
     possible = [ZERO_STAGES[recipe.optim.name], *later]
     return next(stage for stage in possible[0] if all(stage in each for each in possible))
@@ -130,7 +132,7 @@ def pretrain_spec(
         schedule=recipe.schedule.over(tokens, shortest),
         tokens=tokens,
         stability=recipe.stability,
-        parallel=ParallelConfig(dp=dp, zero_stage=zero_stage(recipe)),
+        parallel=ParallelConfig(dp=dp, zero_stage=zero_stage(recipe, dp)),
         checkpoints=recipe.checkpoints,
         evals=recipe.evals,
     )

@@ -59,6 +59,7 @@ def spec_of(model: ModelConfig, steps: int) -> RunSpec:
         batch=BatchConfig(global_batch_tokens=batch, micro_batch_size=SEQUENCES),
         optim=OptimConfig(lr=LR, gradient_clipping=CLIP),
         schedule=ScheduleConfig(warmup_tokens=0), tokens=steps * batch,
+        parallel=ParallelConfig(zero_stage=0),  # as a recipe lays one process out
     )  # fmt: skip
 
 
