@@ -23,7 +23,7 @@ from model.initial import initialise
 from model.transformer import Transformer
 from train.allocator import keep_freed_memory
 from train.choices import BatchConfig, OptimConfig, ScheduleConfig
-from train.config import DataConfig, RunSpec
+from train.config import DataConfig, ParallelConfig, RunSpec
 from train.data.curate import with_digest
 from train.data.prepare import prepare
 from train.engine import build_engine
