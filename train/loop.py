@@ -71,29 +71,6 @@ class StepLog:
             self.file.close()
 
 
-def train(
-    engine: deepspeed.DeepSpeedEngine,
-    objective: Objective,
-    spec: RunSpec,
-    run: RunDir,
-    attempt: int,
-    ranks: Ranks,
-    stop: StopSignal,
-    first: int = 0,
-    spent: float = 0.0,
-) -> Outcome:
-    """Train from the state after step `first`, which the engine has, to the horizon or a change.
-
-    `spent` are the seconds that this attempt trained before. Raises EndedEarly when it is asked to,
-    with a checkpoint written, or when it was replaced.
-    """
-    loop = Loop(engine, objective, spec, run, attempt, ranks, stop, first, spent)
-    try:
-        return loop.run_to(change_after(spec, first))
-    finally:
-        loop.close()
-
-
 class Taken(NamedTuple):
     """A step that was made: what it measured, and what the ranks wish to happen now."""
 
@@ -104,7 +81,11 @@ class Taken(NamedTuple):
 
 
 class Loop:
-    """Steps, and what is looked at, logged and kept after each."""
+    """Steps, and what is looked at, logged and kept after each.
+
+    It goes on from the state after step `first`, which the engine has; `spent` are the seconds that
+    this attempt trained before.
+    """
 
     def __init__(
         self,
@@ -115,8 +96,8 @@ class Loop:
         attempt: int,
         ranks: Ranks,
         stop: StopSignal,
-        first: int,
-        spent: float,
+        first: int = 0,
+        spent: float = 0.0,
     ) -> None:
         self.engine, self.objective, self.spec = engine, objective, spec
         self.run, self.attempt, self.ranks = run, attempt, ranks
@@ -138,8 +119,12 @@ class Loop:
         self.leaves = lineage.leaf_steps(spec)
         self.started = self.saved = time.monotonic()
 
-    def run_to(self, last: int) -> Outcome:
-        """All steps up to the last, or to what ends them before."""
+    def train(self) -> Outcome:
+        """Train to the horizon, or to a change of the engine, or to what ends the run before.
+
+        Raises EndedEarly when it is asked to, with a checkpoint written, or when it was replaced.
+        """
+        last = change_after(self.spec, self.first)
         state: State = "DONE" if last == steps(self.spec) else "RESUME"
         step, means = self.first, {}
         for step in range(self.first + 1, last + 1):

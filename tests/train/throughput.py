@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +28,7 @@ from train.config import DataConfig, ParallelConfig, RunSpec
 from train.data.curate import with_digest
 from train.data.prepare import prepare
 from train.engine import build_engine
-from train.loop import train
+from train.loop import Loop
 from train.losses import token_nats
 from train.parallel import Ranks, connect
 from train.runlog import create_run
@@ -73,7 +74,8 @@ def ours(spec: RunSpec, home: Path, ranks: Ranks) -> Block:
     engine, stop = build_engine(model, spec, ranks), StopSignal()
 
     def block() -> None:
-        train(engine, parts.objective, spec, run, 1, ranks, stop)
+        with closing(Loop(engine, parts.objective, spec, run, 1, ranks, stop)) as loop:
+            loop.train()
 
     return block
 
