@@ -214,6 +214,8 @@ class Loop:
         """Go back before a spike; one too many ends the run."""
         settings = self.spec.stability.spikes
         if len(self.spikes) >= settings.limit:
+            if self.ranks.first:
+                self.run.event("spike_limit", step=step, why=why, limit=settings.limit)
             return "DIVERGED"
         if self.ranks.first:
             index, origins = batch_of(self.skipped, step), self.objective.origins
