@@ -33,16 +33,20 @@ from sweeper import (
     verdict,
 )
 from train import (
+    activations,
     choices,
-    cost,
     denoisers,
     examples,
     hf_configs,
     huggingface,
+    layout,
+    memory,
+    moments,
     objectives,
     optim,
     runlog,
     schedule,
+    step_time,
 )
 from train.config import Stage, State
 from train.data import curate
@@ -69,9 +73,14 @@ TABLES: dict[str, tuple[Collection[Any], tuple[Collection[Any], ...]]] = {
     "objectives": (get_args(choices.ObjectiveKind), (objectives.OBJECTIVES,)),
     "optimizers": (
         get_args(choices.OptimizerName),
-        (optim.OPTIMIZERS, choices.ZERO_STAGES, cost.MOMENTS, rules.BETAS),
+        (optim.OPTIMIZERS, choices.ZERO_STAGES, moments.MOMENTS, rules.BETAS),
     ),
     "schedules": (get_args(choices.ScheduleKind), (schedule.SCHEDULES,)),
+    "recomputations": (get_args(layout.Recompute), (activations.KEPT, step_time.AGAIN)),
+    "kinds of context parallelism": (
+        get_args(layout.ContextKind),
+        (memory.CONTEXT_NUMBERS, step_time.EXCHANGES),
+    ),
     "modes of denoisers": (get_args(denoisers.Mode), (examples.MODES,)),
     "rate rules": (get_args(rules.LearningRateRule), (rates.LR_RULES,)),
     "batch rules": (get_args(rules.BatchSizeRule), (rates.BATCH_RULES,)),

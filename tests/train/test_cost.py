@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from model.config import ModelConfig, MoEConfig
 from model.counts import params_total
 from model.transformer import Transformer
+from train.activations import activations_per_token
 from train.choices import ZERO_STAGES, ObjectiveConfig, OptimizerName
 from train.config import (
     BatchConfig,
@@ -24,7 +25,6 @@ from train.config import (
     ScheduleConfig,
 )
 from train.cost import (
-    activations_per_token,
     bytes_per_rank,
     checkpoint_bytes,
     storage_bytes,
