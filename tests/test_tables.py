@@ -1,37 +1,32 @@
 """Names that a user may write and the tables that implement them: none without the other.
 
-Every Literal of our modules stands here, so that a new one is either held against its table or
-said to be no choice.
+Every Literal of a declaration stands here, so that a new one is either held against its table or
+said to have none.
 """
 
-import importlib
-import re
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from analysis import answer, laws, minima
-from analysis.ablation import effects, multiplier
+from analysis import answer, laws
+from analysis.ablation import multiplier
 from model import config, initial, layers
 from sweeper import (
     axes,
-    checks,
     cluster,
     constraints,
-    decisions,
     designs,
     drawing,
     growth,
     pruning,
     rates,
-    record,
     rules,
     search,
     study,
     verdict,
 )
+from sweeper.study_file import DECLARATIONS
 from train import (
     activations,
     choices,
@@ -49,10 +44,6 @@ from train import (
     step_time,
 )
 from train.config import Stage, State
-from train.data import curate
-
-ROOT = Path(__file__).parent.parent
-ROOMS = ("model", "train", "sweeper", "analysis")
 
 
 def kinds(union: object) -> set[str]:
@@ -92,12 +83,12 @@ TABLES: dict[str, tuple[Collection[Any], tuple[Collection[Any], ...]]] = {
     "forms of Hugging Face": (huggingface.FORMS, (hf_configs.READERS,)),
     "laws": (set(answer.LAW_NAMES) - {"auto"}, ({**laws.LAWS, **answer.OTHER},)),
 }
-# Literals without a table here: branches that tests/model builds one by one, stages (the trainer's
-# table stands in tests/train/test_job.py), sizes, and words that we say rather than read.
+# Choices without a table here: branches that tests/model builds one by one, stages of training
+# (tests/train/test_job.py), sizes, and words that we write and nobody chooses.
 WITHOUT_TABLE = (
-    config.Stacks, config.Position, config.Norm, config.NormPlacement, choices.ZeroStage,
-    curate.Split, Stage, State, runlog.Cause, record.Stage, study.Metric, decisions.Verb,
-    checks.Verdict, minima.Variable, multiplier.Verdict, effects.Verdict,
+    config.Stacks, config.Position, config.Norm, config.NormPlacement, Stage,
+    State, axes.Axis.model_fields["scale"].annotation,
+    study.PromotionPlan.model_fields["approve"].annotation,
 )  # fmt: skip
 
 
@@ -108,22 +99,28 @@ def test_every_name_has_its_row_and_every_row_its_name(name: str) -> None:
         assert set(table) == set(named)
 
 
-def literals() -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Every Literal with a name of its own in our modules, and its values."""
-    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
-        if re.search(r"^\w+ = Literal\[", path.read_text(encoding="utf-8"), re.MULTILINE):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            for alias, value in vars(importlib.import_module(name)).items():
-                if get_origin(value) is Literal:
-                    yield f"{name}.{alias}", get_args(value)
+def literals(annotation: object) -> Iterator[tuple[Any, ...]]:
+    """The values of every Literal with a choice in it, within a type."""
+    if get_origin(annotation) is Literal:
+        yield get_args(annotation)
+        return
+    for part in get_args(annotation):
+        yield from literals(part)
 
 
-def test_every_literal_is_held_against_a_table_or_said_to_have_none() -> None:
+def test_every_choice_of_a_study_file_is_held_against_a_table_or_said_to_have_none() -> None:
     known = [set(named) for named, _ in TABLES.values()]
     known += [set(get_args(literal)) for literal in WITHOUT_TABLE]
-    found = dict(literals())
-    assert [name for name, values in found.items() if set(values) not in known] == []
-    assert "model.config.Position" in found
+    found = {
+        f"{declaration}.{name}": set(values)
+        for declaration, model in DECLARATIONS.items()
+        for name, one in model.model_fields.items()
+        for values in literals(one.annotation)
+        if len(values) > 1 and isinstance(values[0], str)
+    }
+    new = [name for name, values in found.items() if not any(values <= of for of in known)]
+    assert new == []
+    assert "ModelConfig.position" in found
 
 
 def test_designs_that_grow_and_draw_are_those_that_are_declared() -> None:

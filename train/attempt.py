@@ -21,6 +21,7 @@ from model.initial import initialise
 from model.transformer import Transformer
 from train import checkpoint, lineage
 from train.adoption import adopt
+from train.allocator import keep_freed_memory
 from train.config import RunSpec, tokens_after, with_micro_batch
 from train.data.prepare import PreparedData, prepare
 from train.engine import build_engine
@@ -67,6 +68,7 @@ RESERVE_BYTES = 16_384
 def train_alone(run: RunDir, attempt: int, place: Place, stop: StopSignal) -> int:
     """Train one attempt in this process; the exit status is 0 where all is said in its folder."""
     torch.set_num_threads(place.threads)
+    keep_freed_memory()
     ranks = connect(0, 1, place.local_rank, place.rendezvous)
     try:
         execute(run, attempt, ranks, stop)
@@ -78,6 +80,7 @@ def train_alone(run: RunDir, attempt: int, place: Place, stop: StopSignal) -> in
 def work_together(grants: Sequence[Grant], place: Place, stop: StopSignal) -> Ended:
     """Train each granted run as one rank of several; a rank that fails ends the whole job."""
     torch.set_num_threads(place.threads)
+    keep_freed_memory()
     ranks = connect(place.rank, place.world_size, place.local_rank, place.rendezvous)
     ended = Ended()
     try:

@@ -21,6 +21,7 @@ from model.config import ModelConfig
 from model.counts import params_total
 from model.initial import initialise
 from model.transformer import Transformer
+from train.allocator import keep_freed_memory
 from train.choices import BatchConfig, OptimConfig, ScheduleConfig
 from train.config import DataConfig, RunSpec
 from train.data.curate import with_digest
@@ -37,7 +38,7 @@ from train.stopping import StopSignal
 SEQUENCES, LENGTH, VOCABULARY = 16, 128, 512
 # Width and depth: about 0.1, 1.1 and 4.3 million parameters.
 SIZES = {"100k": (48, 3), "1M": (128, 5), "4M": (256, 5)}
-BLOCK_SECONDS = 0.5
+BLOCK_SECONDS = 1.5
 LR, CLIP = 1e-3, 1.0
 Block = Callable[[], None]
 
@@ -169,6 +170,7 @@ def measured(model: ModelConfig, pairs: int, home: Path, ranks: Ranks) -> dict[s
 
 def main(pairs: int, names: list[str]) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as our jobs do; the others have it here, too
     with tempfile.TemporaryDirectory() as folder:
         ranks = connect(0, 1, 0, Path(folder) / "rendezvous")
         found = {name: measured(shape(*SIZES[name]), pairs, Path(folder), ranks) for name in names}
