@@ -69,15 +69,23 @@ def layer_bytes(model: ModelConfig, layout: Layout, kernels: Kernels) -> Fractio
 
 
 def _without_scores(model: ModelConfig, layout: Layout, kernels: Kernels) -> Fraction:
-    """A layer keeps four streams of d_model (inputs and outputs of its norms), the heads' numbers
-    with a normaliser a head where scores are not kept, and what its feed-forward block keeps.
+    """A layer keeps the input and the output of each norm, the heads' numbers with a normaliser a
+    head where scores are not kept, and what its feed-forward block keeps.
     """
-    size, heads = layout.number_bytes, model.n_heads * model.d_head
-    attentions, masks = _attentions(model), 2 * model.d_model if model.dropout else 0
+    size, attentions = layout.number_bytes, _attentions(model)
+    masks = 2 * model.d_model if model.dropout else 0
+    heads = kernels.head_numbers * model.n_heads * model.d_head
     normaliser = 0 if kernels.keeps_scores else model.n_heads
-    streams = (2 + 2 * attentions) * model.d_model * size + masks
-    split = attentions * (kernels.head_numbers * heads + normaliser) + _feed_forward(model)
+    normed = 2 * (model.n_heads + model.n_kv_heads) * model.d_head if model.qk_norm else 0
+    streams = 2 * _norms(model, attentions) * model.d_model * size + masks
+    split = attentions * (heads + normaliser + normed) + _feed_forward(model)
     return Fraction(streams, layout.stream_ranks) + Fraction(size * split, layout.tp)
+
+
+def _norms(model: ModelConfig, attentions: Fraction) -> Fraction:
+    if model.shared_norm:
+        return Fraction(1)
+    return (1 + attentions) * (2 if model.norm_placement == "sandwich" else 1)
 
 
 def _attentions(model: ModelConfig) -> Fraction:

@@ -80,7 +80,7 @@ def test_logits_are_fp32_and_shared_by_the_vocabulary() -> None:
 def test_mixed_precision_is_held_as_in_the_table_of_zero(stage: int, gigabytes: float) -> None:
     """Rajbhandari et al. 2020, arXiv:1910.02054, fig. 1: 7.5 B parameters on 64 GPUs."""
     model = preset("llama-7b").model_copy(update={"n_layers": 36})
-    layout = Layout(dp=64, zero_stage=stage, number_bytes=2, gradient_bytes=2)  # pyright: ignore
+    layout = Layout(dp=64, zero_stage=stage, number_bytes=2, gradient_bytes=2)
     held = rank_bytes(model, layout)
     state = held.weights + held.gradients + held.optimizer
     assert state / params_total(model) * 7.5 == pytest.approx(gigabytes, rel=5e-3)
@@ -119,7 +119,7 @@ def test_context_parallelism_shares_activations_and_receives_keys_and_values() -
     kv = 4 * 2 * model.n_kv_heads * model.d_head * model.seq_len  # of one layer, fp32
     received = {"ring": 2 * kv // 4, "all_gather": kv, "ulysses": kv // 4 + kv // 2}
     for kind, buffers in received.items():
-        held = rank_bytes(model, Layout(cp=4, context_kind=kind))  # pyright: ignore
+        held = rank_bytes(model, Layout(cp=4, context_kind=kind))
         assert (held.activations, held.logits) == (whole.activations // 4, whole.logits // 4)
         assert held.buffers == buffers
 
