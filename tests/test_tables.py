@@ -36,6 +36,7 @@ from train import (
     huggingface,
     layout,
     memory,
+    messages,
     moments,
     objectives,
     optim,
@@ -70,7 +71,7 @@ TABLES: dict[str, tuple[Collection[Any], tuple[Collection[Any], ...]]] = {
     "recomputations": (get_args(layout.Recompute), (activations.KEPT, step_time.AGAIN)),
     "kinds of context parallelism": (
         get_args(layout.ContextKind),
-        (memory.CONTEXT_NUMBERS, step_time.EXCHANGES),
+        (memory.CONTEXT_NUMBERS, messages.EXCHANGES),
     ),
     "modes of denoisers": (get_args(denoisers.Mode), (examples.MODES,)),
     "rate rules": (get_args(rules.LearningRateRule), (rates.LR_RULES,)),

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Literal
 
 from model.config import ModelConfig
-from train.choices import ZeroStage
+from train.choices import OptimizerName, ZeroStage
 from train.config import RunSpec, sequences_per_rank
 
 Recompute = Literal["none", "selective", "full"]
@@ -77,6 +77,7 @@ class Case:
     model: ModelConfig
     layout: Layout
     gpus: int | None = None
+    optimizer: OptimizerName = "adamw"
 
 
 # What is wrong with a case: value, rule and way out, or nothing.

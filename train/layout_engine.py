@@ -3,6 +3,7 @@
 Every layout was held against one process over eight steps; the numbers are differences of the loss.
 """
 
+from train.choices import ZERO_STAGES
 from train.layout import Case, Rule
 
 
@@ -32,6 +33,16 @@ def _split_without_zero(case: Case) -> str | None:
     return (
         f"zero_stage=0 with tp={lay.tp}, pp={lay.pp}: DeepSpeed then clips by the norm of a part "
         "of the gradient (loss off by 3e-3 in eight steps); use zero_stage=1"
+    )
+
+
+def _whole_matrices(case: Case) -> str | None:
+    lay, stages = case.layout, ZERO_STAGES[case.optimizer]
+    if lay.zero_stage in stages and (len(stages) > 1 or lay.tp == 1):
+        return None
+    return (
+        f"optim.name={case.optimizer!r} with zero_stage={lay.zero_stage}, tp={lay.tp}: it works on "
+        f"whole matrices; use zero_stage in {stages} and tp=1, or adamw"
     )
 
 
@@ -68,6 +79,7 @@ ENGINE: dict[str, Rule] = {
     "ZeRO >= 2 with pp": _zero_with_pipeline,
     "ZeRO 3 with experts": _zero_with_experts,
     "ZeRO 0 with tp or pp": _split_without_zero,
+    "whole matrices": _whole_matrices,
     "experts with tp": _experts_split,
     "balance of experts with cp": _balance_by_pieces,
     "interleaving": _one_chunk,

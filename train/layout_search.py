@@ -1,7 +1,6 @@
 """The layouts in which a model can be trained on so many GPUs, the fastest that fit first.
 
-Every combination of the choices below is looked at: what is legal, fits, and is not known to be
-slower is timed. No torch here.
+Every combination of the choices below is looked at; what is legal and fits is timed. No torch here.
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from train.hardware import GIB, Hardware
 from train.layout import Case, ContextKind, Layout, total_layers
 from train.layout_legal import divisors, problems
 from train.memory import peak_bytes
-from train.step_time import EFFICIENCY, Efficiency, Setting, StepTime, step_time
+from train.setting import EFFICIENCY, Efficiency, Setting
+from train.step_time import StepTime, step_time
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def legal_layouts(wish: Wish) -> Iterator[Layout]:
 
 
 def _legal(wish: Wish, layout: Layout) -> bool:
-    return not problems(Case(wish.model, layout, wish.gpus), engine=wish.engine)
+    return not problems(Case(wish.model, layout, wish.gpus, wish.optimizer), engine=wish.engine)
 
 
 def _degrees(wish: Wish) -> Iterator[Layout]:
@@ -110,7 +110,8 @@ def _degrees(wish: Wish) -> Iterator[Layout]:
         kinds = get_args(ContextKind) if cp > 1 else ("ring",)
         for ep, kind in product(experts, kinds):
             yield Layout(
-                dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, context_kind=kind, sequence_parallel=tp > 1,
+                dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, zero_stage=ZERO_STAGES[wish.optimizer][0],
+                context_kind=kind, sequence_parallel=tp > 1,
                 number_bytes=wish.number_bytes, gradient_bytes=wish.gradient_bytes,
             )  # fmt: skip
 

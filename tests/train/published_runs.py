@@ -13,7 +13,8 @@ from model.presets import preset
 from train.activations import OURS, UNFUSED
 from train.hardware import A100, A100_40GB, H100
 from train.layout import Layout
-from train.step_time import EFFICIENCY, Efficiency, Setting, step_time
+from train.setting import EFFICIENCY, Efficiency, Setting
+from train.step_time import step_time
 
 Flops = Callable[[ModelConfig, int], float]
 

@@ -13,7 +13,7 @@ from model.presets import preset
 from tests.benchmarks import Bench
 from train.hardware import H100
 from train.layout_search import Wish, ranked
-from train.step_time import Efficiency
+from train.setting import Efficiency
 
 
 @pytest.mark.bench

@@ -7,7 +7,7 @@ import pytest
 
 from model.config import ModelConfig, MoEConfig
 from model.presets import preset
-from train.choices import BatchConfig, OptimConfig, ScheduleConfig
+from train.choices import BatchConfig, OptimConfig, OptimizerName, ScheduleConfig
 from train.config import DataConfig, ParallelConfig, RunSpec
 from train.layout import Case, Layout, layers_on, layout_of
 from train.layout_engine import ENGINE
@@ -76,7 +76,7 @@ def test_what_does_not_divide_is_refused_alone_and_with_a_way_out(name: str) -> 
     assert problems(Case(model, replace(broken, **mended), gpus), engine=False) == []
 
 
-@pytest.mark.parametrize("name", ENGINE)
+@pytest.mark.parametrize("name", ENGINE.keys() - {"whole matrices"})
 def test_what_the_engine_cannot_train_is_refused_by_it_alone(name: str) -> None:
     model, fields, message, mended = ENGINE_ROWS[name]
     broken = Layout(**fields)
@@ -84,6 +84,23 @@ def test_what_the_engine_cannot_train_is_refused_by_it_alone(name: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_layout(Case(model, broken))
     assert problems(Case(model, replace(broken, **mended))) == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "fields", "legal"),
+    [
+        ("muon", {"zero_stage": 0}, True),
+        ("muon", {"zero_stage": 1}, False),
+        ("adafactor", {"zero_stage": 0, "tp": 2}, False),
+        ("lion", {"zero_stage": 2, "tp": 2}, True),
+    ],
+)
+def test_an_optimizer_of_whole_matrices_has_them_whole(
+    optimizer: OptimizerName, fields: dict[str, Any], legal: bool
+) -> None:
+    said = problems(Case(MODEL, Layout(**fields), optimizer=optimizer))
+    refused = [one for one in said if one.startswith(f"optim.name={optimizer!r}")]
+    assert (refused == []) == legal
 
 
 def test_every_problem_is_named_at_once() -> None:

@@ -12,7 +12,8 @@ from train.layout import Case
 from train.layout_legal import problems
 from train.layout_search import Wish, legal_layouts, ranked
 from train.memory import peak_bytes
-from train.step_time import Setting, step_time
+from train.setting import Setting
+from train.step_time import step_time
 
 WISH = Wish(preset("gpt2").model_copy(update={"vocab_size": 50_304}), 8, 64, A100)
 

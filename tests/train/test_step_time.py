@@ -24,7 +24,8 @@ from train.hardware import A100, H100, Group, gather_seconds
 from train.layout import Case, Layout
 from train.layout_legal import problems
 from train.memory import params_of_rank
-from train.step_time import Efficiency, Setting, StepTime, step_time
+from train.setting import Efficiency, Setting
+from train.step_time import StepTime, step_time
 
 MODEL = preset("llama-3-8b")
 # No latency, and links used whole: what remains is volume over bandwidth.
