@@ -79,7 +79,8 @@ def _micro_batch(setting: Setting, layers: float, *, head: bool) -> tuple[float,
     if not setting.kernels.keeps_scores and not rest_again:
         scores_again = 0  # fused attention computes them anew within its own backward pass
     scores, rest = _scores(setting), _rest(setting)
-    matmul = layers * ((3 + scores_again) * scores[0] + (3 + rest_again) * rest[0])
+    products = max((3 + rest_again) * rest[0], _weight_traffic(setting, 2 + rest_again))
+    matmul = layers * ((3 + scores_again) * scores[0] + products)
     memory = layers * ((3 + scores_again) * scores[1] + (3 + rest_again) * rest[1])
     if head:
         matmul, memory = matmul + 3 * _head(setting)[0], memory + _head(setting)[1]
@@ -128,6 +129,17 @@ def _rest(setting: Setting) -> tuple[float, float]:
         flops / (setting.efficiency.matmul * hardware.peak_flops),
         2 * tokens * float(kept) / (setting.efficiency.memory * hardware.memory_bandwidth),
     )
+
+
+def _weight_traffic(setting: Setting, reads: int) -> float:
+    """Seconds to read a layer's weights so often, and to read and write its gradients once.
+
+    Products of fewer tokens than that takes wait for it: some hundreds, on these GPUs.
+    """
+    model, layout, hardware = setting.model, setting.layout, setting.hardware
+    each = reads * layout.number_bytes + 2 * layout.gradient_bytes
+    matrices = params_matrices(model) / total_layers(model) / layout.tp
+    return matrices * each / (setting.efficiency.memory * hardware.memory_bandwidth)
 
 
 def _head(setting: Setting) -> tuple[float, float]:

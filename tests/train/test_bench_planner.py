@@ -14,6 +14,7 @@ from tests.benchmarks import Bench
 from train.hardware import H100
 from train.layout_search import Wish, ranked
 from train.setting import Efficiency
+from train.step_time import step_time
 
 
 @pytest.mark.bench
@@ -49,6 +50,16 @@ def test_how_the_runs_depend_on_what_is_set_by_hand(bench: Bench) -> None:
     for run in LLAMA:
         said = f"{run.name}: were masked scores counted"
         bench(said, replace(run, flops=square_flops).predicted() / run.tflops - 1)
+
+
+@pytest.mark.bench
+def test_a_whole_pretraining_costs_what_was_published(bench: Bench) -> None:
+    """Llama 3 405B: 15.6 T tokens (arXiv:2407.21783), 30.84 M GPU-hours (its model card)."""
+    run = LLAMA[1]
+    layout, seconds = run.setting.layout, step_time(run.setting).total
+    steps = 15.6e12 / (layout.sequences * run.setting.model.seq_len)
+    hours = steps * seconds * layout.world_size / 3600
+    bench("Llama 3 405B: million GPU-hours (30.84 published, stops in them)", hours / 1e6, 24.7, 37)
 
 
 @pytest.mark.bench
