@@ -25,6 +25,7 @@ WITHOUT_TORCH = (
     "model.config",
     "train.config",
     "train.cost",
+    "train.layout_search",
     "train.runlog",
 )
 

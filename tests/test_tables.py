@@ -28,16 +28,21 @@ from sweeper import (
 )
 from sweeper.study_file import DECLARATIONS
 from train import (
+    activations,
     choices,
-    cost,
     denoisers,
     examples,
     hf_configs,
     huggingface,
+    layout,
+    memory,
+    messages,
+    moments,
     objectives,
     optim,
     runlog,
     schedule,
+    step_time,
 )
 from train.config import Stage, State
 
@@ -60,9 +65,14 @@ TABLES: dict[str, tuple[Collection[Any], tuple[Collection[Any], ...]]] = {
     "objectives": (get_args(choices.ObjectiveKind), (objectives.OBJECTIVES,)),
     "optimizers": (
         get_args(choices.OptimizerName),
-        (optim.OPTIMIZERS, choices.ZERO_STAGES, cost.MOMENTS, rules.BETAS),
+        (optim.OPTIMIZERS, choices.ZERO_STAGES, moments.MOMENTS, rules.BETAS),
     ),
     "schedules": (get_args(choices.ScheduleKind), (schedule.SCHEDULES,)),
+    "recomputations": (get_args(layout.Recompute), (activations.KEPT, step_time.AGAIN)),
+    "kinds of context parallelism": (
+        get_args(layout.ContextKind),
+        (memory.CONTEXT_NUMBERS, messages.EXCHANGES),
+    ),
     "modes of denoisers": (get_args(denoisers.Mode), (examples.MODES,)),
     "rate rules": (get_args(rules.LearningRateRule), (rates.LR_RULES,)),
     "batch rules": (get_args(rules.BatchSizeRule), (rates.BATCH_RULES,)),

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from model.config import ModelConfig, MoEConfig
 from model.counts import params_total
 from model.transformer import Transformer
+from train.activations import activations_per_token
 from train.choices import ZERO_STAGES, ObjectiveConfig, OptimizerName
 from train.config import (
     BatchConfig,
@@ -24,7 +25,6 @@ from train.config import (
     ScheduleConfig,
 )
 from train.cost import (
-    activations_per_token,
     bytes_per_rank,
     checkpoint_bytes,
     storage_bytes,
@@ -84,8 +84,9 @@ def kept_for_backward(config: ModelConfig, sequences: int) -> int:
         return tensor
 
     ids = torch.randint(0, config.vocab_size, (sequences, config.seq_len + 1))
+    source = ids[:, :-1] if config.n_encoder_layers else None
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        _loss = token_nats(model(ids[:, :-1]), ids[:, 1:]).sum()
+        _loss = token_nats(model(ids[:, :-1], source=source), ids[:, 1:]).sum()
     return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
 
 
@@ -97,6 +98,10 @@ def kept_for_backward(config: ModelConfig, sequences: int) -> int:
         {"activation": "relu2", "position": "none"},
         {"n_layers": 6},
         {"d_model": 128, "n_heads": 16, "n_kv_heads": 16},
+        {"architecture": "encoder_decoder", "n_encoder_layers": 2},
+        {"moe": MoEConfig(n_experts=8, n_shared=1, d_expert=88)},
+        {"qk_norm": True, "norm_placement": "sandwich"},
+        {"parallel_blocks": True, "shared_norm": True},
     ],
 )
 def test_activations_are_within_a_tenth_of_what_autograd_keeps(change: dict[str, Any]) -> None:
