@@ -11,9 +11,10 @@ from model.counts import flops_per_token, params_active
 from sweeper.rates import batch_of, batch_tokens, peak_rate
 from sweeper.rules import BatchRule, LearningRate, OptimRule, RampRule, ScheduleRule
 from sweeper.shapes import Family, ShapeRule, nearest_by_cost, nearest_by_params
-from train.choices import ZERO_STAGES, Start
+from train.choices import ZERO_STAGES, Start, ZeroStage
 from train.config import (
     BatchConfig,
+    CheckpointConfig,
     DataConfig,
     EvalConfig,
     Frozen,
@@ -42,6 +43,7 @@ class Recipe(Frozen):
     optim: OptimRule = OptimRule()
     schedule: ScheduleRule = ScheduleRule()
     stability: StabilityConfig = StabilityConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     evals: EvalConfig = EvalConfig()
 
 
@@ -90,6 +92,15 @@ def horizon(recipe: Recipe, model: ModelConfig, budget: float) -> int:
     return batches * batch
 
 
+def zero_stage(recipe: Recipe, dp: int) -> ZeroStage:
+    """The first that every optimizer of a run can have; one process has nothing to share."""
+    if dp == 1:
+        return 0
+    later = [ZERO_STAGES[phase.optim.name] for phase in recipe.phases if phase.optim is not None]
+    possible = [ZERO_STAGES[recipe.optim.name], *later]
+    return next(stage for stage in possible[0] if all(stage in each for each in possible))
+
+
 def pretrain_spec(
     recipe: Recipe,
     model: ModelConfig,
@@ -121,6 +132,7 @@ def pretrain_spec(
         schedule=recipe.schedule.over(tokens, shortest),
         tokens=tokens,
         stability=recipe.stability,
-        parallel=ParallelConfig(dp=dp, zero_stage=ZERO_STAGES[recipe.optim.name][0]),
+        parallel=ParallelConfig(dp=dp, zero_stage=zero_stage(recipe, dp)),
+        checkpoints=recipe.checkpoints,
         evals=recipe.evals,
     )

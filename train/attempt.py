@@ -5,7 +5,7 @@ import math
 import os
 import traceback
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from train.config import RunSpec, tokens_after, with_micro_batch
 from train.data.prepare import PreparedData, prepare
 from train.engine import build_engine
 from train.environment import describe
-from train.job import Ended, Grant, Place, claim, micro_batch_in_use, well
+from train.job import Ended, Grant, claim, micro_batch_in_use, well
 from train.logmarks import marked
-from train.loop import Outcome, newest_whole, train
+from train.loop import Loop, Outcome, newest_whole
 from train.parallel import Ranks, agree, connect, total
 from train.phases import in_force, just_changed, keeps_moments
+from train.place import Place
 from train.replicas import Corrupted
 from train.runlog import Cause, Failure, Result, RunDir, step_of, write_atomic
 from train.stability import shrink_embedding_gradient
@@ -206,7 +207,9 @@ def train_run(run: RunDir, attempt: int, ranks: Ranks, stop: StopSignal) -> None
             engine = build_engine(context.model, current, ranks)
             go_on(engine, run, spec, state, ranks)
         first = step_of(state)
-        outcome = train(engine, parts.objective, current, run, attempt, ranks, stop, first, spent)
+        loop = Loop(engine, parts.objective, current, run, attempt, ranks, stop, first, spent)
+        with closing(loop):
+            outcome = loop.train()
         spent += outcome.seconds
         if outcome.state != "RESUME":
             break

@@ -72,7 +72,7 @@ class Phase(Frozen):
     @model_validator(mode="after")
     def _legal(self) -> Self:
         check_weights(self.mixture or {})
-        if not self.model_fields_set - {"start"}:
+        if all(value is None for name, value in self if name != "start"):
             raise ValueError(
                 f"the phase from start={self.start:g} changes nothing; give it an objective, a "
                 "mixture, an optimizer, a rate or an activation"

@@ -33,8 +33,8 @@ STATE_TYPES = (LossScaler, ZeroStageEnum, fragment_address)
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     """DeepSpeed's settings for a run; batch sizes in sequences.
 
-    ZeRO 1 is the floor wherever an optimizer allows it, for one process too: stage 0 in fp32
-    reports no gradient norm and clips wrongly once the model is split, so there train.optim clips.
+    Stage 0 in fp32 reports no gradient norm and clips wrongly once the model is split: there
+    train.optim clips.
     """
     sequences = spec.batch.global_batch_tokens // spec.model.seq_len
     per_rank = sequences // spec.parallel.dp

@@ -5,7 +5,6 @@ the others. torch is imported here only once a run is to be trained.
 """
 
 import os
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from train.config import reduced_micro_batch
 from train.isolation import death, in_child
 from train.logmarks import marked
+from train.place import Place, node_name
 from train.runlog import Attempt, Cause, Failure, RunDir
 from train.stopping import StopSignal
 
@@ -33,18 +33,6 @@ class Ended:
 
     all_well: bool = True
     interrupted: bool = False
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands in its job."""
-
-    job: str
-    threads: int
-    rank: int
-    world_size: int
-    local_rank: int
-    rendezvous: Path
 
 
 def work(
@@ -144,11 +132,6 @@ def _attempt(run: RunDir, number: int, place: Place) -> Attempt:
         started=time.time(),
         micro_batch_size=micro_batch_in_use(run),
     )
-
-
-def node_name() -> str:
-    """This machine, by the name that its scheduler has for it."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def micro_batch_in_use(run: RunDir) -> int:

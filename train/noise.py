@@ -15,7 +15,7 @@ from train.config import RunSpec
 from train.parallel import Ranks, total
 
 if TYPE_CHECKING:
-    from train.loop import Batch, Objective
+    from train.step import Batch, Objective
 
 # Both terms are noisy, and the mean of their ratios is not the ratio of their means: this many
 # measurements are averaged before they are divided. Ours.

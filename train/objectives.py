@@ -13,8 +13,8 @@ from model.moe import router_losses
 from train.choices import ObjectiveConfig, ObjectiveKind
 from train.config import StabilityConfig
 from train.examples import Draws, Examples, apart, corrupt, documents, in_one_window, split, whole
-from train.loop import Batch
 from train.losses import dpo, max_z_loss, sequence_log_probability, token_nats, z_loss
+from train.step import Batch
 
 OBJECTIVES: dict[ObjectiveKind, Callable[[np.ndarray, Draws, ObjectiveConfig], Examples]] = {
     "causal": whole,

@@ -28,7 +28,6 @@ from train.attempt import STAGES, starting_model
 from train.config import RunSpec, sequences_per_rank, tokens_after
 from train.data.prepare import prepare
 from train.engine import build_engine, gradient_norm, set_lr
-from train.loop import dropout_seed, train_step
 from train.parallel import Ranks, connect
 from train.phases import in_force
 from train.replay_files import ANSWER, ORDER, ReplayAnswer, ReplayOrder
@@ -37,6 +36,7 @@ from train.runlog import RunDir, write_atomic
 from train.schedule import lr_factor
 from train.stability import shrink_embedding_gradient
 from train.stages.context import Context
+from train.step import dropout_seed, train_step
 
 
 def spec_for(spec: RunSpec, world_size: int) -> RunSpec:

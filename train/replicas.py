@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from train.config import RunSpec
-from train.job import node_name
 from train.parallel import Ranks
+from train.place import node_name
 from train.runlog import RunDir
 
 PIECE = 1 << 20  # numbers summed at once: what the sum needs of memory does not grow with a tensor

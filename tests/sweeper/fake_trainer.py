@@ -23,8 +23,9 @@ from model.counts import flops_per_token, params_active, params_non_embedding, p
 from sweeper import worker
 from train import job as job_program
 from train.config import RunSpec, run_id
-from train.job import Ended, Place, claim, micro_batch_in_use, well
+from train.job import Ended, claim, micro_batch_in_use, well
 from train.logmarks import marked
+from train.place import Place
 from train.runlog import Cause, Failure, Result, RunDir, read_lines
 from train.stopping import EndedEarly, Orders, StopSignal, reason_of
 

@@ -63,13 +63,16 @@ def test_a_job_that_is_ending_is_left_alone(scontrol: Path, state: str) -> None:
 
 
 def test_a_controller_that_does_not_answer_changes_nothing(scontrol: Path) -> None:
-    assert ask(scontrol, SLURM_JOB_ID="7", REFUSES="1")[:2] == (0, "False")
+    status, said, _ = ask(scontrol, SLURM_JOB_ID="7", REFUSES="1")
+    why = "scontrol show job -o 7: Unable to contact slurm controller"
+    assert (status, said.splitlines()) == (0, [why, "False"])
 
 
 def test_outside_slurm_nothing_is_asked(scontrol: Path) -> None:
     assert ask(scontrol) == (0, "False", [])
     (scontrol / "scontrol").unlink()
-    assert ask(scontrol, SLURM_JOB_ID="7") == (0, "False", [])
+    status, said, calls = ask(scontrol, SLURM_JOB_ID="7")
+    assert (status, said.splitlines()[-1], calls) == (0, "False", [])
 
 
 def test_an_element_of_an_array_asks_for_itself() -> None:

@@ -254,7 +254,7 @@ def test_time_and_progress_leave_out_what_the_trunk_does(grove: Grove) -> None:
 
 def test_a_rehearsal_counts_trunks_once_and_its_trials_alone() -> None:
     study = study_of(LADDER.model_copy(update={"spread": 6.0}))
-    done = rehearse(study, CHINCHILLA, Chance(0.004, 0.0, 0.1, 0), 1, Speed())
+    done = rehearse(study, CHINCHILLA, Chance(0.004, 0.0, 0.0, 0), 1, Speed())
     (replicate,) = done.replicates
     specs = {p.run_id: p.spec for p in expand(study)}
     specs |= {p.run_id: p.spec for p in trunks.trunks(expand(study))}

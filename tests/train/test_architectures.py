@@ -13,10 +13,10 @@ from train.choices import BatchConfig, ObjectiveConfig, ObjectiveKind, OptimConf
 from train.config import DataConfig, RunSpec
 from train.data.tokenizer import END_OF_TEXT
 from train.eval.likelihood import continued
-from train.loop import Batch
 from train.objectives import OBJECTIVES, examples, routed, window_nats
 from train.optim import OPTIMIZERS, hidden_matrices
 from train.parallel import Ranks
+from train.step import Batch
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300, "seq_len": 64, "n_layers": 2, "d_model": 16, "n_heads": 2, "n_kv_heads": 1,

@@ -38,7 +38,7 @@ def interrupted(run: RunDir) -> Path:
     return state
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_states_of_every_zero_stage_are_resumed_bit_for_bit(
     make_run: MakeRun, tmp_path: Path, stage: int
 ) -> None:

@@ -27,7 +27,8 @@ from trainings import (
 
 from train import checkpoint
 from train.config import BatchConfig
-from train.job import Place, claim
+from train.job import claim
+from train.place import Place
 from train.runlog import Attempt, Failure, RunDir, Stop
 
 pytestmark = pytest.mark.slow

@@ -109,6 +109,7 @@ def test_one_spike_too_many_is_divergence_and_others_cost_rate(
     assert train(run) == 0
     assert done(run).state == "DIVERGED"
     assert len(events(run, "spike")) == 3
+    assert len(events(run, "spike_limit")) == 1
     spikes = [Spike(int(str(e["step"])), int(str(e["after"]))) for e in events(run, "spike")]
     rates = {step: values[2] for step, values in last_curve(run).items()}
     last = max(rates)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -23,11 +24,11 @@ from model.initial import initialise
 from model.transformer import Transformer
 from train.allocator import keep_freed_memory
 from train.choices import BatchConfig, OptimConfig, ScheduleConfig
-from train.config import DataConfig, RunSpec
+from train.config import DataConfig, ParallelConfig, RunSpec
 from train.data.curate import with_digest
 from train.data.prepare import prepare
 from train.engine import build_engine
-from train.loop import train
+from train.loop import Loop
 from train.losses import token_nats
 from train.parallel import Ranks, connect
 from train.runlog import create_run
@@ -59,6 +60,7 @@ def spec_of(model: ModelConfig, steps: int) -> RunSpec:
         batch=BatchConfig(global_batch_tokens=batch, micro_batch_size=SEQUENCES),
         optim=OptimConfig(lr=LR, gradient_clipping=CLIP),
         schedule=ScheduleConfig(warmup_tokens=0), tokens=steps * batch,
+        parallel=ParallelConfig(zero_stage=0),  # as a recipe lays one process out
     )  # fmt: skip
 
 
@@ -72,7 +74,8 @@ def ours(spec: RunSpec, home: Path, ranks: Ranks) -> Block:
     engine, stop = build_engine(model, spec, ranks), StopSignal()
 
     def block() -> None:
-        train(engine, parts.objective, spec, run, 1, ranks, stop)
+        with closing(Loop(engine, parts.objective, spec, run, 1, ranks, stop)) as loop:
+            loop.train()
 
     return block
 

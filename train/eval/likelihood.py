@@ -14,9 +14,9 @@ from train.data.loader import validation_batches, validation_bytes_per_token
 from train.data.tokenizer import MODE_S
 from train.denoisers import objectives_of
 from train.examples import Examples, apart, in_one_window
-from train.loop import Batch, to_device
 from train.objectives import token_nats_of, window_nats, windows
 from train.parallel import Ranks, total
+from train.step import Batch, to_device
 
 
 @contextmanager

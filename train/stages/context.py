@@ -9,9 +9,9 @@ from torch import nn
 
 from model.transformer import Transformer
 from train.config import RunSpec
-from train.loop import Objective
 from train.parallel import Ranks
 from train.runlog import RunDir
+from train.step import Objective
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from train.data.pair_loader import PairTable, pair_indices, preferences
 from train.eval.likelihood import mean_over, validate
-from train.loop import Batch, Objective, to_device
 from train.objectives import pair_log_probabilities, preference
 from train.stages.context import Context, StageParts, rank_rows
+from train.step import Batch, Objective, to_device
 
 REFERENCE_PAIRS = 64  # pairs of one forward of the reference; only memory depends on it
 

@@ -5,10 +5,10 @@ from torch import nn
 
 from train.course import Course
 from train.eval.likelihood import validate
-from train.loop import Batch, Objective
 from train.objectives import answer_tokens, restrained, routed
 from train.parallel import total
 from train.stages.context import Context, StageParts
+from train.step import Batch, Objective
 
 
 def pretrain(context: Context) -> StageParts:

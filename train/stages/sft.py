@@ -5,10 +5,10 @@ from torch import nn
 
 from train.data.pair_loader import instructions, pair_batch
 from train.eval.likelihood import mean_over, validate
-from train.loop import Batch, Objective
 from train.objectives import answer_nats, answer_tokens, routed
 from train.parallel import total
 from train.stages.context import Context, StageParts, rank_rows
+from train.step import Batch, Objective
 
 
 def fine_tune(context: Context) -> StageParts:
