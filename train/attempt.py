@@ -10,9 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import deepspeed
-
-# deepspeed.initialize would import this, and half of torch with it, in the child of every run.
-import deepspeed.runtime.zero.muon.muon_optimizer
 import torch
 import torch.distributed as dist
 
@@ -40,6 +37,9 @@ from train.stages.dpo import direct_preference
 from train.stages.pretrain import pretrain
 from train.stages.sft import fine_tune
 from train.stopping import AskedToStop, EndedEarly, StopSignal
+from train.warm import warm_up
+
+warm_up()
 
 STAGES = {
     "pretrain": pretrain,

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MODEL
 from test_checkpoint import interrupted
 from test_ranks import ended, together
-from trainings import curve, train, twin
+from trainings import MODEL, curve, train, twin
 
 from model.initial import initialise
 from model.masks import Mask

@@ -6,12 +6,50 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from model.config import ModelConfig
+from train.config import BatchConfig, DataConfig, EvalConfig, OptimConfig, RunSpec, ScheduleConfig
+from train.data.curate import with_digest
 from train.runlog import Failure, Result, RunDir, create_run, read_lines
 
+MODEL = ModelConfig(
+    vocab_size=300,
+    seq_len=128,
+    n_layers=2,
+    d_model=16,
+    n_heads=2,
+    n_kv_heads=1,
+    d_head=8,
+    d_ff=24,
+)
+BATCH_TOKENS = 512
 TRAIN = (sys.executable, "-m", "train", "--threads", "1")
+
+
+def corpus() -> DataConfig:
+    return with_digest(
+        DataConfig(bytes_per_source=200_000, validation_fraction=0.1, vocab_size=300)
+    )
+
+
+def small_run(home: Path, **fields: Any) -> RunDir:
+    """The run directory of a small RunSpec; keywords replace its fields."""
+    content = {
+        "study": "test",
+        "trial": 0,
+        "budget": 1e8,
+        "model": MODEL,
+        "data": corpus(),
+        "batch": BatchConfig(global_batch_tokens=BATCH_TOKENS, micro_batch_size=2),
+        "optim": OptimConfig(lr=0.01),
+        "schedule": ScheduleConfig(warmup_tokens=2 * BATCH_TOKENS),
+        "evals": EvalConfig(validation_tokens=2048),
+        "tokens": 20 * BATCH_TOKENS,
+    }
+    return create_run(home, RunSpec(**(content | fields)))
 
 
 def start(*runs: RunDir, program: Path | None = None, **environment: str) -> subprocess.Popen[str]:
