@@ -25,6 +25,8 @@ from train.runlog import create_run
 
 # Run directories on a shared disk send no event: they are looked at.
 POLL_SECONDS = 0.5
+# While all others wait for the first run of a program.
+EAGER_SECONDS = 0.1
 # Jobs in a row that ended before they began anything: more of them would do the same.
 FUTILE_JOBS = 3
 
@@ -97,7 +99,8 @@ class Driver:
             self._cordon(runs)
             if self.jobs.taken:
                 self._start_missing(stage, views)
-            time.sleep(POLL_SECONDS)
+            ahead = stage == "trials" and self.jobs.code.name not in self.ledger.record.proven
+            time.sleep(EAGER_SECONDS if ahead else POLL_SECONDS)
 
     def _look(self, runs: Runs) -> dict[str, RunView]:
         """All runs as they stand; the dead are buried and every change is written down."""

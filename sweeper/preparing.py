@@ -12,7 +12,7 @@ from sweeper.submission import Submission
 from train.config import DataConfig, data_id
 
 ATTEMPTS = 3
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
 
 
 def prepare(jobs: Submission, configs: Iterable[DataConfig]) -> None:
