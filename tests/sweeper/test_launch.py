@@ -168,19 +168,19 @@ def test_a_held_study_says_which_gate_holds_it_and_a_person_may_force_it(
     assert "dpo: DONE" in said
 
 
-RUNG = "promotion.rung=1.28e14"
+RUNG = "promotion.rung=1.2e14"
 
 
 def test_a_validation_rung_is_trained_and_hit_before_the_promotion(copy: CommandLine) -> None:
     StudyDir(copy.home, "small").promotion.unlink()
     code, said = copy.run("promote", str(copy.study), RUNG, "--dry-run")
     assert code == 0
-    assert re.search(r"HOLD  validation_rung: - \(limit 1\); its run of 1\.28e\+14 FLOPs", said)
+    assert re.search(r"HOLD  validation_rung: - \(limit 1\); its run of 1\.2e\+14 FLOPs", said)
     assert "the validation rung is to be trained" in said
     code, said = copy.launch(RUNG)
     assert code == 0, said
-    assert re.search(r"pass  validation_rung: 0\.\d+ \(limit 1\); 1\.28e\+14 FLOPs: measured", said)
-    assert re.search(r"validation rung of 1\.28e\+14 FLOPs: forecast 1.*: DONE, measured 1", said)
+    assert re.search(r"pass  validation_rung: 0\.\d+ \(limit 1\); 1\.2e\+14 FLOPs: measured", said)
+    assert re.search(r"validation rung of 1\.2e\+14 FLOPs: forecast 1.*: DONE, measured 1", said)
     assert "promoted by gates (every gate passed)" in said
     assert "inside the interval" in said
     record = read(StudyDir(copy.home, "small").ledger)
